@@ -1,0 +1,3 @@
+//! The `lb-user` program; also `ipvsadm`, `ipvsadm-save` and `ipvsadm-restore` when called by those names.
+
+fn main() {}
