@@ -1,0 +1,204 @@
+//! `cargo xtask test`: every layer of tests, each with its time, and nothing skipped in silence.
+//!
+//! The integration tests of `lb-tests` belong to a layer by the name of their file: `net_*` runs real traffic through
+//! network namespaces, `vm_*` needs a virtual machine, all others load the program and give it packets.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::ValueEnum;
+
+use crate::{build, command, lint, setup};
+
+/// What to run.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Only these layers (default: all but vm)
+    layers: Vec<Layer>,
+    /// The slow ones too: virtual machines
+    #[arg(long)]
+    full: bool,
+    /// Only tests whose name contains this
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
+}
+
+/// A group of tests with the same needs.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Layer {
+    /// Formatting and clippy
+    Lint,
+    /// Tests of the crates on the host
+    Unit,
+    /// The loaded program, packet by packet (root)
+    Bpf,
+    /// Real traffic in network namespaces (root)
+    Net,
+    /// A virtual machine with another kernel
+    Vm,
+}
+
+enum Outcome {
+    Passed,
+    Failed(anyhow::Error),
+    Lacks(String),
+}
+
+/// Set-up, build, then the layers. A layer that fails does not stop the next one.
+pub fn run(options: &Options) -> Result<()> {
+    setup::run()?;
+    let lb_user = build::lb_user(&build::Options::default())?;
+    let test = Test { lb_user, only: options.only.clone() };
+    let mut results = Vec::new();
+    for layer in chosen(options) {
+        eprintln!("\n== {}", layer.name());
+        let start = Instant::now();
+        let outcome = test.layer(layer);
+        if let Outcome::Failed(error) = &outcome {
+            eprintln!("error: {error:#}");
+        }
+        results.push((layer, outcome, start.elapsed()));
+    }
+    summary(&results)
+}
+
+fn chosen(options: &Options) -> Vec<Layer> {
+    let all = [Layer::Lint, Layer::Unit, Layer::Bpf, Layer::Net, Layer::Vm];
+    let wanted = |layer: &Layer| match options.layers.as_slice() {
+        [] => *layer != Layer::Vm || options.full,
+        named => named.contains(layer),
+    };
+    all.into_iter().filter(wanted).collect()
+}
+
+struct Test {
+    lb_user: PathBuf,
+    only: Option<String>,
+}
+
+impl Test {
+    fn layer(&self, layer: Layer) -> Outcome {
+        let done = match layer {
+            Layer::Lint => lint::check(),
+            Layer::Unit => self.unit(),
+            Layer::Bpf | Layer::Net | Layer::Vm => match lacks(layer) {
+                Ok(Some(what)) => return Outcome::Lacks(what),
+                Ok(None) => self.integration(layer),
+                Err(error) => Err(error),
+            },
+        };
+        done.map_or_else(Outcome::Failed, |()| Outcome::Passed)
+    }
+
+    fn unit(&self) -> Result<()> {
+        self.cargo_test(&["--workspace", "--exclude", "lb-ebpf", "--exclude", "lb-tests"].map(String::from))?;
+        self.cargo_test(&["--package", "lb-tests", "--lib"].map(String::from))
+    }
+
+    fn integration(&self, layer: Layer) -> Result<()> {
+        let named = files(layer)?.into_iter().flat_map(|file| ["--test".to_owned(), file]);
+        let package = ["--package", "lb-tests"].map(String::from);
+        self.cargo_test(&package.into_iter().chain(named).collect::<Vec<_>>())
+    }
+
+    fn cargo_test(&self, what: &[String]) -> Result<()> {
+        let mut cargo = command::cargo(["test", "--no-fail-fast"]);
+        cargo.args(what).env("LB_USER_BIN", &self.lb_user);
+        if env::var_os("RUST_TEST_THREADS").is_none() {
+            cargo.env("RUST_TEST_THREADS", threads().to_string());
+        }
+        if let Some(name) = &self.only {
+            cargo.args(["--", name]);
+        }
+        command::run(&mut cargo)
+    }
+}
+
+/// Every network test starts a dozen processes and checks timings: more of them at once than this only disturb each other.
+fn threads() -> usize {
+    thread::available_parallelism().map_or(1, |cores| cores.get().min(4))
+}
+
+/// What this machine lacks to run the layer, if anything.
+fn lacks(layer: Layer) -> Result<Option<String>> {
+    if files(layer)?.is_empty() {
+        return Ok(Some("tests: there are none in tests/tests yet".to_owned()));
+    }
+    let root = rustix::process::geteuid().is_root();
+    Ok((!root && layer != Layer::Vm)
+        .then(|| format!("root: run `cargo xtask test {}` as root", layer.name())))
+}
+
+/// The test files of a layer, by name without extension.
+fn files(layer: Layer) -> Result<Vec<String>> {
+    let folder = command::root().join("tests/tests");
+    let entries = fs::read_dir(&folder).with_context(|| format!("listing {}", folder.display()))?;
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        names.extend(name.strip_suffix(".rs").filter(|name| layer_of(name) == layer).map(str::to_owned));
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn layer_of(file: &str) -> Layer {
+    match file.split_once('_') {
+        Some(("net", _)) => Layer::Net,
+        Some(("vm", _)) => Layer::Vm,
+        _ => Layer::Bpf,
+    }
+}
+
+fn summary(results: &[(Layer, Outcome, Duration)]) -> Result<()> {
+    let strict = env::var_os("CI").is_some_and(|ci| ci == "true");
+    let mut bad = 0;
+    println!("\nlayer   time     result");
+    for (layer, outcome, took) in results {
+        let text = match outcome {
+            Outcome::Passed => "passed".to_owned(),
+            Outcome::Failed(error) => format!("FAILED: {error:#}"),
+            Outcome::Lacks(what) => format!("SKIPPED, lacks {what}"),
+        };
+        bad += match outcome {
+            Outcome::Passed => 0,
+            Outcome::Failed(_) => 1,
+            Outcome::Lacks(_) => i32::from(strict),
+        };
+        println!("{:<6} {:>6.1} s   {text}", layer.name(), took.as_secs_f32());
+    }
+    ensure!(
+        bad == 0,
+        "{bad} of {} layers failed{}",
+        results.len(),
+        if strict { " (with CI=true a skip is a failure)" } else { "" }
+    );
+    Ok(())
+}
+
+impl Layer {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Lint => "lint",
+            Self::Unit => "unit",
+            Self::Bpf => "bpf",
+            Self::Net => "net",
+            Self::Vm => "vm",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_belongs_to_the_layer_its_name_says() {
+        assert!(layer_of("net_labs") == Layer::Net);
+        assert!(layer_of("vm_ipvs") == Layer::Vm);
+        assert!(layer_of("forward_nat") == Layer::Bpf);
+        assert!(layer_of("network") == Layer::Bpf);
+    }
+}
