@@ -1,0 +1,23 @@
+//! What the tests of the balancer need around it.
+//!
+//! - [`need`]: what a test cannot do without; a missing thing is a visible skip, and a failure under `CI=true`.
+//! - [`harness`]: `tests! { … }` makes the `main` of a test file out of a list of functions.
+//! - [`run`]: commands with a time limit, and what they said.
+//! - [`net`]: network namespaces, veth pairs, switches, and the two settings every veth with XDP behind it needs.
+//! - [`peer`]: who talks over them: nginx, curl, plain HTTP connections, UDP echo, iperf3.
+//! - [`topo`]: whole set-ups: one segment ([`topo::dr`]), two segments with the balancer between them
+//!   ([`topo::nat`]), servers behind a router ([`topo::tun`]).
+//! - [`shell`] and [`lab`]: a person typing commands at one of those hosts.
+//!
+//! Everything made here is undone when its value is dropped, on panic too. What a killed run left behind is removed
+//! by the next one (see [`stale`]).
+
+pub mod harness;
+pub mod lab;
+pub mod need;
+pub mod net;
+pub mod peer;
+pub mod run;
+pub mod shell;
+pub mod stale;
+pub mod topo;

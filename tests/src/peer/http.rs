@@ -1,0 +1,79 @@
+//! An HTTP connection that stays open, for what curl cannot do: ask, wait while something happens to the balancer,
+//! and ask again on the same connection.
+
+use crate::net::Netns;
+use anyhow::{Context, Result, ensure};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// Past this, an answer does not come.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// An open connection.
+#[derive(Debug)]
+pub struct Connection {
+    stream: BufReader<TcpStream>,
+    server: SocketAddr,
+}
+
+impl Connection {
+    /// Connects from `client`.
+    pub fn open(client: &Netns, server: SocketAddr) -> Result<Self> {
+        let stream = client.enter(|| TcpStream::connect_timeout(&server, PATIENCE))?;
+        let stream = stream.with_context(|| format!("cannot connect to {server}"))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream: BufReader::new(stream), server })
+    }
+
+    /// This end's address and port.
+    pub fn local(&self) -> Result<SocketAddr> {
+        Ok(self.stream.get_ref().local_addr()?)
+    }
+
+    /// Asks for `path` and reads the whole answer.
+    pub fn get(&mut self, path: &str) -> Result<Vec<u8>> {
+        self.ask(path)?;
+        let mut body = Vec::new();
+        let length = self.head()?;
+        self.stream.by_ref().take(length).read_to_end(&mut body).context("the answer broke off")?;
+        ensure!(body.len() as u64 == length, "{} of {length} bytes came", body.len());
+        Ok(body)
+    }
+
+    /// Who answers `/`.
+    pub fn who(&mut self) -> Result<String> {
+        Ok(String::from_utf8(self.get("/")?)?.trim_end().to_owned())
+    }
+
+    fn ask(&mut self, path: &str) -> Result<()> {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.server);
+        self.stream.get_mut().write_all(request.as_bytes()).context("cannot send the request")
+    }
+
+    /// Reads up to the empty line; gives the length of what follows.
+    fn head(&mut self) -> Result<u64> {
+        let mut length = None;
+        let status = self.line()?;
+        ensure!(status.starts_with("HTTP/1.1 200 "), "the answer is `{status}`");
+        loop {
+            let line = self.line()?;
+            if line.is_empty() {
+                return length.context("an answer without its length");
+            }
+            if let Some((name, value)) = line.split_once(':')
+                && name.eq_ignore_ascii_case("content-length")
+            {
+                length = Some(value.trim().parse()?);
+            }
+        }
+    }
+
+    fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        let read = self.stream.read_line(&mut line).context("no answer")?;
+        ensure!(read > 0, "the server closed the connection");
+        Ok(line.trim_end().to_owned())
+    }
+}

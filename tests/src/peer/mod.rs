@@ -1,0 +1,11 @@
+//! Real servers and clients.
+
+pub mod curl;
+pub mod http;
+pub mod iperf;
+pub mod nginx;
+pub mod udp;
+
+pub use http::Connection;
+pub use nginx::{Content, Nginx};
+pub use udp::Echo;

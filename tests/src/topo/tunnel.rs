@@ -1,0 +1,52 @@
+//! How a real server takes packets out of a tunnel.
+
+use super::address::Dual;
+use super::host::Host;
+use crate::need::Missing;
+use crate::net::Netns;
+use anyhow::Result;
+
+/// What this kernel offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TunnelEnd {
+    /// A tunnel device of the kernel's, as in the labs.
+    Device,
+    /// No `ipip` in this kernel: a program of ours on the server's card, and the VIP on its loopback.
+    Program,
+}
+
+/// Finds out by making a device in a namespace made for the question.
+pub fn end() -> Result<TunnelEnd> {
+    let scratch = Netns::new("scratch")?;
+    match scratch.ip("link add probe type ipip") {
+        Ok(()) => Ok(TunnelEnd::Device),
+        Err(_) => Ok(TunnelEnd::Program),
+    }
+}
+
+impl TunnelEnd {
+    /// Makes `server` accept tunnelled packets for the VIP.
+    pub fn open(self, server: &Host, vip: Dual) -> Result<()> {
+        match self {
+            Self::Device => devices(server, vip),
+            Self::Program => program(server, vip),
+        }
+    }
+}
+
+/// `tunl0` for IPv4, `ip6tnl0` in any-protocol mode for IPv6; the reverse path filter would drop what comes out.
+fn devices(server: &Host, vip: Dual) -> Result<()> {
+    server.netns.ip("link add tunl0 type ipip\nlink add lbtnl6 type ip6tnl mode any\n")?;
+    server.netns.ip("link set tunl0 up\nlink set lbtnl6 up")?;
+    server.netns.sysctl("net.ipv4.conf.all.rp_filter", "0")?;
+    server.netns.sysctl("net.ipv4.conf.tunl0.rp_filter", "0")?;
+    server.hide_loopback_addresses()?;
+    server.add_alone("tunl0", vip)
+}
+
+fn program(server: &Host, vip: Dual) -> Result<()> {
+    server.hide_loopback_addresses()?;
+    server.add_alone("lo", vip)?;
+    Err(Missing::new("an ipip device: this kernel has none, and the decapsulating program is not built yet")
+        .into())
+}
