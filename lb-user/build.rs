@@ -9,13 +9,25 @@
 mod bpf_cargo;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::{env, fs};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
 const SKIP: &str = "LB_SKIP_BPF";
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    // Returned from main, the error would come with a backtrace after the compiler's own words.
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     println!("cargo::rerun-if-env-changed={SKIP}");
     let object = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?).join("lb-ebpf");
     if env::var_os(SKIP).is_some_and(|value| value == "1") {

@@ -13,7 +13,7 @@ static SEEN: Array<u32> = Array::with_max_entries(1, 0);
 
 /// The balancer's entry point.
 #[xdp(frags)]
-pub fn lb(_ctx: XdpContext) -> u32 {
+fn lb(_ctx: XdpContext) -> u32 {
     if let Some(seen) = SEEN.get_ptr_mut(0) {
         // SAFETY: the map owns the value for as long as the program runs.
         unsafe { *seen = (*seen).wrapping_add(1) };
