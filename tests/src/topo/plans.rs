@@ -3,7 +3,7 @@
 use super::Topology;
 use super::address::{Dual, Plan};
 use super::host::{Host, Server};
-use super::tunnel;
+use super::tunnel::TunnelEnd;
 use crate::net::Switch;
 use crate::peer::Content;
 use anyhow::Result;
@@ -64,7 +64,7 @@ pub fn nat_wiring(plan: &Plan) -> Result<Topology> {
 /// Tunnels: the servers are behind a router and take the VIP's packets out of IPIP.
 pub fn tun(plan: &Plan) -> Result<Topology> {
     let topology = tun_wiring(plan)?;
-    let end = tunnel::end()?;
+    let end = TunnelEnd::here()?;
     topology.servers.iter().try_for_each(|server| end.open(server, topology.vip))?;
     topology.vip_on_balancer()?;
     Ok(topology)

@@ -15,16 +15,16 @@ pub enum TunnelEnd {
     Program,
 }
 
-/// Finds out by making a device in a namespace made for the question.
-pub fn end() -> Result<TunnelEnd> {
-    let scratch = Netns::new("scratch")?;
-    match scratch.ip("link add probe type ipip") {
-        Ok(()) => Ok(TunnelEnd::Device),
-        Err(_) => Ok(TunnelEnd::Program),
-    }
-}
-
 impl TunnelEnd {
+    /// Finds out by making a device in a namespace made for the question.
+    pub fn here() -> Result<Self> {
+        let scratch = Netns::new("scratch")?;
+        Ok(match scratch.ip("link add probe type ipip") {
+            Ok(()) => Self::Device,
+            Err(_) => Self::Program,
+        })
+    }
+
     /// Makes `server` accept tunnelled packets for the VIP.
     pub fn open(self, server: &Host, vip: Dual) -> Result<()> {
         match self {
