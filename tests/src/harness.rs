@@ -7,6 +7,7 @@
 use crate::need::{self, Missing};
 use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use std::env;
 use std::process::ExitCode;
 
 /// A test: its name and its body.
@@ -26,7 +27,14 @@ macro_rules! tests {
 pub fn run(cases: &[Case]) -> ExitCode {
     let trials =
         cases.iter().map(|&(name, body)| Trial::ignorable_test(name, move || outcome(body()))).collect();
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = arguments.test_threads.or_else(threads_wanted);
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// As the standard harness understands it.
+fn threads_wanted() -> Option<usize> {
+    env::var("RUST_TEST_THREADS").ok()?.parse().ok()
 }
 
 fn outcome(result: Result<()>) -> Result<Completion, Failed> {

@@ -95,16 +95,19 @@ impl Drop for Lab {
     }
 }
 
-/// `$LB_USER`, or the program built beside this test.
+/// `$LB_USER_BIN`, or the program built beside this test.
 pub fn program() -> Result<PathBuf> {
-    let named = env::var_os("LB_USER").map(PathBuf::from);
+    let named = env::var_os("LB_USER_BIN").map(PathBuf::from);
     let found = named.or_else(|| beside_this_test().filter(|file| file.is_file()));
     match found {
         Some(file) if file.is_file() => Ok(std::path::absolute(file)?),
         Some(file) => {
-            Err(Missing::new(format!("the program under test: LB_USER={} is no file", file.display())).into())
+            Err(Missing::new(format!("the program under test: LB_USER_BIN={} is no file", file.display()))
+                .into())
         }
-        None => Err(Missing::new("the program under test: cargo build -p lb-user, or set LB_USER").into()),
+        None => {
+            Err(Missing::new("the program under test: cargo build -p lb-user, or set LB_USER_BIN").into())
+        }
     }
 }
 
