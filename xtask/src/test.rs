@@ -1,6 +1,6 @@
 //! `cargo xtask test`: every layer of tests, each with its time, and nothing skipped in silence.
 //!
-//! The integration tests of `lb-tests` belong to a layer by the name of their file: `net_*` runs real traffic through
+//! The integration tests of `lb-tests` belong to a layer by their name: `net_*` runs real traffic through
 //! network namespaces, `vm_*` needs a virtual machine, all others load the program and give it packets.
 
 use std::path::PathBuf;
@@ -98,7 +98,7 @@ impl Test {
     }
 
     fn integration(&self, layer: Layer) -> Result<()> {
-        let named = files(layer)?.into_iter().flat_map(|file| ["--test".to_owned(), file]);
+        let named = names(layer)?.into_iter().flat_map(|file| ["--test".to_owned(), file]);
         let package = ["--package", "lb-tests"].map(String::from);
         self.cargo_test(&package.into_iter().chain(named).collect::<Vec<_>>())
     }
@@ -123,7 +123,7 @@ fn threads() -> usize {
 
 /// What this machine lacks to run the layer, if anything.
 fn lacks(layer: Layer) -> Result<Option<String>> {
-    if files(layer)?.is_empty() {
+    if names(layer)?.is_empty() {
         return Ok(Some("tests: there are none in tests/tests yet".to_owned()));
     }
     let root = rustix::process::geteuid().is_root();
@@ -131,21 +131,24 @@ fn lacks(layer: Layer) -> Result<Option<String>> {
         .then(|| format!("root: run `cargo xtask test {}` as root", layer.name())))
 }
 
-/// The test files of a layer, by name without extension.
-fn files(layer: Layer) -> Result<Vec<String>> {
+/// The tests of a layer by name: `tests/NAME.rs`, or `tests/NAME/main.rs`.
+fn names(layer: Layer) -> Result<Vec<String>> {
     let folder = command::root().join("tests/tests");
     let entries = fs::read_dir(&folder).with_context(|| format!("listing {}", folder.display()))?;
     let mut names = Vec::new();
     for entry in entries {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        names.extend(name.strip_suffix(".rs").filter(|name| layer_of(name) == layer).map(str::to_owned));
+        let path = entry?.path();
+        let is_test =
+            path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").exists();
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        names.extend((is_test && layer_of(&name) == layer).then_some(name));
     }
     names.sort();
     Ok(names)
 }
 
-fn layer_of(file: &str) -> Layer {
-    match file.split_once('_') {
+fn layer_of(test: &str) -> Layer {
+    match test.split_once('_') {
         Some(("net", _)) => Layer::Net,
         Some(("vm", _)) => Layer::Vm,
         _ => Layer::Bpf,
@@ -195,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_belongs_to_the_layer_its_name_says() {
+    fn a_test_belongs_to_the_layer_its_name_says() {
         assert!(layer_of("net_labs") == Layer::Net);
         assert!(layer_of("vm_ipvs") == Layer::Vm);
         assert!(layer_of("forward_nat") == Layer::Bpf);

@@ -6,7 +6,7 @@ mod linker;
 mod packages;
 mod toolchain;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Result, anyhow};
 use packages::Need;
 use toolchain::Toolchain;
 
@@ -28,7 +28,10 @@ fn provide(programs: &[Need]) -> Result<()> {
     let found = toolchain::find()?;
     let compiler = if found.is_some() { &[] } else { packages::TOOLCHAIN };
     let libraries = linker::needs(found.as_ref().map_or(linker::PACKAGED, |toolchain| toolchain.llvm));
-    packages::provide(&[programs, compiler, libraries].concat()).context(toolchain::HINT)?;
+    let provided = packages::provide(&[programs, compiler, libraries].concat());
+    // Without Debian's packages there are other ways to a compiler.
+    provided
+        .map_err(|error| if packages::apt() { error } else { anyhow!("{error:#}\n{}", toolchain::HINT) })?;
     let toolchain = found.map_or_else(Toolchain::debian, Ok)?;
     linker::build(toolchain.llvm)?;
     toolchain.record()

@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -125,6 +125,8 @@ fn install(needs: &[Need]) -> Result<()> {
 fn apt_get() -> Command {
     let mut apt = Command::new("apt-get");
     apt.args(["--quiet", "--quiet", "--option", "Dpkg::Use-Pty=0"]).env("DEBIAN_FRONTEND", "noninteractive");
+    // A line for every file unpacked is of no use to anyone; errors come on stderr.
+    apt.stdout(Stdio::null());
     apt
 }
 
