@@ -1,7 +1,7 @@
 //! The set-ups by themselves, without a balancer: everybody reaches whom it should, and nothing is left afterwards.
 
 use anyhow::{Result, bail, ensure};
-use lb_tests::net::Netns;
+use lb_tests::net::{Netns, Switch, offload};
 use lb_tests::peer::iperf::{self, Direction};
 use lb_tests::peer::{Connection, Echo, curl, udp};
 use lb_tests::shell::Shell;
@@ -17,6 +17,7 @@ tests! {
     balancer_in_between,
     behind_a_router,
     both_cards,
+    cables_are_fit_for_xdp,
     udp_and_iperf3,
     a_shell_has_its_own_etc,
     a_hidden_vip_is_answered_by_the_balancer_alone,
@@ -52,6 +53,19 @@ fn both_cards() -> Result<()> {
     let set = topo::two_nics(&Plan::example())?;
     clients_reach_servers(&set)?;
     all_gone(set)
+}
+
+fn cables_are_fit_for_xdp() -> Result<()> {
+    need::root()?;
+    let (switch, host) = (Switch::new("switch")?, Netns::new("host")?);
+    switch.plug(&host, "eth0")?;
+    ensure!(!host.enter(|| offload::tx_checksum("eth0"))??, "eth0 sends half checksums");
+    let port = switch.netns().run(&["ip", "link", "show", "port0"])?.ok()?;
+    ensure!(
+        port.contains("prog/xdp") && !port.contains("xdpgeneric"),
+        "no native program on the switch's end: {port}"
+    );
+    Ok(())
 }
 
 fn udp_and_iperf3() -> Result<()> {

@@ -11,13 +11,26 @@ struct EthtoolValue {
     data: u32,
 }
 
-/// ETHTOOL_STXCSUM
+/// ETHTOOL_GTXCSUM and ETHTOOL_STXCSUM
+const GET_TX_CHECKSUM: u32 = 0x16;
 const SET_TX_CHECKSUM: u32 = 0x17;
 
 /// Has the local stack compute whole checksums, rather than leave them to a card that a veth end does not have.
 /// A program on the other end then sees finished packets. Segmentation offload goes with it.
 pub fn tx_checksum_off(nic: &str) -> Result<()> {
-    let mut value = EthtoolValue { command: SET_TX_CHECKSUM, data: 0 };
+    ethtool(nic, SET_TX_CHECKSUM, 0)
+        .map(drop)
+        .with_context(|| format!("cannot turn tx checksum off on {nic}"))
+}
+
+/// Whether the stack leaves checksums to the card.
+pub fn tx_checksum(nic: &str) -> Result<bool> {
+    Ok(ethtool(nic, GET_TX_CHECKSUM, 0).with_context(|| format!("cannot read tx checksum of {nic}"))? != 0)
+}
+
+/// One ethtool command on a card of the caller's network namespace; gives the argument as the kernel leaves it.
+fn ethtool(nic: &str, command: u32, data: u32) -> Result<u32> {
+    let mut value = EthtoolValue { command, data };
     // SAFETY: an all-zero ifreq is a valid one.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(nic.bytes()) {
@@ -28,8 +41,8 @@ pub fn tx_checksum_off(nic: &str) -> Result<()> {
     // SAFETY: request names a card and points to a live EthtoolValue, as SIOCETHTOOL expects.
     let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
     match done {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()).with_context(|| format!("cannot turn tx checksum off on {nic}")),
+        0 => Ok(value.data),
+        _ => Err(io::Error::last_os_error().into()),
     }
 }
 
