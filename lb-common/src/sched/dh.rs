@@ -22,3 +22,33 @@ pub fn build(dests: &[BuildDest], table: &mut [u32]) {
         *slot = around.next().map_or(0, BuildDest::word);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::model::Model;
+    use super::super::{Ask, Scheduler, pick};
+    use crate::addr::Addr;
+
+    #[test]
+    fn by_destination() {
+        let mut model = Model::with(Scheduler::Dh, 0, &[1, 0, 5]);
+        let to = |addr| Ask { destination: Addr::v4(addr).fold(), source: 7, ..Ask::default() };
+        // Slots C B A C B A …, weights ignored; 39 is C's, 89 A's, 124 B's.
+        assert_eq!(model.table[..4], [3, 2, 1, 3]);
+        assert_eq!(model.table.len(), 256);
+        assert_eq!(pick(&model, &to([10, 0, 0, 1])), Some(2));
+        assert_eq!(pick(&model, &to([192, 168, 1, 100])), Some(0));
+        // B has weight 0, and there is no fallback.
+        assert_eq!(pick(&model, &to([203, 0, 113, 7])), None);
+        model.edit(1, 1);
+        assert_eq!(pick(&model, &to([203, 0, 113, 7])), Some(1));
+        model.dests[1].overloaded = true;
+        assert_eq!(pick(&model, &to([203, 0, 113, 7])), None);
+        model.dests[1].overloaded = false;
+        model.dests[1].available = false;
+        assert_eq!(pick(&model, &to([203, 0, 113, 7])), None);
+        // C B A without B: C A C A …, 124 is C's.
+        model.delete(1);
+        assert_eq!(pick(&model, &to([203, 0, 113, 7])), Some(2));
+    }
+}

@@ -2,7 +2,7 @@
 
 use core::ops::ControlFlow;
 
-use super::hash::siphash13;
+use super::hash::siphash32;
 use super::{Ask, BuildDest, TooManyDests, View, at_table, control};
 use crate::service::flags;
 
@@ -62,7 +62,7 @@ struct Probe {
 
 #[inline(always)]
 fn slot(value: u32) -> u32 {
-    siphash13(KEY1, value) % M
+    siphash32(KEY1, value) % M
 }
 
 /// A dest's way through the table: its next slot and the stride from there.
@@ -93,7 +93,7 @@ pub fn build(dests: &[BuildDest], table: &mut [u32]) -> Result<(), TooManyDests>
     for (way, dest) in ways.iter_mut().zip(dests) {
         let value = (dest.port.host() as u32).wrapping_add(dest.addr.fold());
         way.at = slot(value) as u16;
-        way.stride = (siphash13(KEY2, value) % (M - 1) + 1) as u16;
+        way.stride = (siphash32(KEY2, value) % (M - 1) + 1) as u16;
     }
     let mut free = table.len().min(SLOTS);
     loop {
@@ -110,5 +110,127 @@ pub fn build(dests: &[BuildDest], table: &mut [u32]) -> Result<(), TooManyDests>
                 free -= 1;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::model::Model;
+    use super::super::{Ask, Scheduler, pick};
+    use super::*;
+    use crate::addr::{Addr, Port};
+    use rstest::rstest;
+    use std::vec::Vec;
+
+    fn fold(addr: [u8; 4]) -> u32 {
+        Addr::v4(addr).fold()
+    }
+
+    fn counts(model: &Model) -> Vec<usize> {
+        (0..model.dests.len() as u32).map(|d| model.table.iter().filter(|w| **w == d + 1).count()).collect()
+    }
+
+    #[rstest]
+    #[case([10, 0, 0, 1], 80, 3167, 700)]
+    #[case([10, 0, 0, 2], 80, 1231, 3544)]
+    #[case([10, 0, 0, 1], 0, 3711, 966)]
+    fn ways(#[case] addr: [u8; 4], #[case] port: u32, #[case] offset: u32, #[case] stride: u32) {
+        let value = fold(addr) + port;
+        assert_eq!((slot(value), siphash32(KEY2, value) % (M - 1) + 1), (offset, stride));
+    }
+
+    #[test]
+    fn two_dests() {
+        let model = Model::with(Scheduler::Mh, 0, &[1, 1]);
+        // The newest, 10.0.0.2, is first of the list: the vector's 0.
+        let first = model.table[..16].iter().map(|w| 2 - w).collect::<Vec<_>>();
+        assert_eq!(first, [1, 0, 0, 0, 1, 1, 0, 0, 0, 1, 1, 0, 0, 1, 1, 0]);
+        assert_eq!(counts(&model), [2046, 2047]);
+    }
+
+    #[test]
+    fn three_dests_and_their_clients() {
+        let mut model = Model::with(Scheduler::Mh, 0, &[1, 1, 2]);
+        let first = model.table[..16].iter().map(|w| 3 - w).collect::<Vec<_>>();
+        assert_eq!(first, [2, 1, 0, 0, 0, 0, 1, 0, 0, 2, 2, 1, 1, 2, 2, 0]);
+        assert_eq!(counts(&model), [1023, 1023, 2047]);
+        for (client, index) in [([192, 168, 1, 100], 1341), ([203, 0, 113, 7], 1705)] {
+            assert_eq!(slot(fold(client)), index);
+            let ask = Ask { source: fold(client), source_port: 5, ..Ask::default() };
+            assert_eq!(pick(&model, &ask), Some(2));
+        }
+        // Weight 0 takes no slot away, and the clients find nobody.
+        let before = model.table.clone();
+        model.edit(2, 0);
+        assert_eq!(model.table, before);
+        assert_eq!(pick(&model, &Ask { source: fold([203, 0, 113, 7]), ..Ask::default() }), None);
+        // One added with weight 0 gets none.
+        model.add(0);
+        assert_eq!(model.table, before);
+        // Deleted and added again with weight 0, it has none either.
+        model.delete(2);
+        model.add_again(2, 0);
+        assert_eq!(counts(&model)[2], 0);
+    }
+
+    #[test]
+    fn weights_are_scaled_to_six_bits() {
+        let model = Model::with(Scheduler::Mh, 0, &[1, 127, 64]);
+        // Turns 1 (never less), 63, 32.
+        let counts = counts(&model);
+        assert_eq!(counts.iter().sum::<usize>(), SLOTS);
+        assert!(counts[0].abs_diff(SLOTS / 96) <= 1, "{counts:?}");
+        assert!(counts[1].abs_diff(SLOTS * 63 / 96) <= 63, "{counts:?}");
+        let scaled = Model::with(Scheduler::Mh, 0, &[1, 63, 32]);
+        assert_eq!(model.table, scaled.table);
+        // A common divisor does not count.
+        assert_eq!(Model::with(Scheduler::Mh, 0, &[1000, 63_000, 32_000]).table, scaled.table);
+        let huge = Model::with(Scheduler::Mh, 0, &[i32::MAX as u32, 1]);
+        assert_eq!(super::super::table_len(Scheduler::Mh), huge.table.len());
+    }
+
+    #[test]
+    fn port_and_fallback() {
+        let client = |source_port| Ask { source: fold([10, 9, 8, 7]), source_port, ..Ask::default() };
+        let plain = Model::with(Scheduler::Mh, 0, &[1, 1]);
+        let by_port = Model::with(Scheduler::Mh, PORT, &[1, 1]);
+        let reached = |m: &Model| (0..64).map(|p| pick(m, &client(p)).unwrap()).collect::<Vec<_>>();
+        assert!(reached(&plain).iter().all(|d| *d == reached(&plain)[0]));
+        assert!(reached(&by_port).contains(&0) && reached(&by_port).contains(&1));
+
+        let mut model = Model::with(Scheduler::Mh, FALLBACK, &[1, 1]);
+        let home = slot(client(0).source);
+        model.table.fill(1);
+        model.dests[0].overloaded = true;
+        assert_eq!(pick(&model, &client(0)), None);
+        // The third probe.
+        model.table[slot(home + 2 + client(0).source) as usize] = 2;
+        assert_eq!(pick(&model, &client(0)), Some(1));
+        model.table[slot(home + 1 + client(0).source) as usize] = 0;
+        assert_eq!(pick(&model, &client(0)), None);
+    }
+
+    #[test]
+    fn empty_and_too_many() {
+        let mut model = Model::with(Scheduler::Mh, 0, &[0, 0]);
+        assert!(model.table.iter().all(|w| *w == 0));
+        assert_eq!(pick(&model, &Ask::default()), None);
+        model.edit(0, 1);
+        assert!(model.table.iter().all(|w| *w == 1));
+
+        let dest = |n: usize| BuildDest {
+            dest: n as u32,
+            addr: Addr::v4([10, 0, (n >> 8) as u8, n as u8]),
+            port: Port::new(80),
+            weight: 1,
+            last_weight: 1,
+        };
+        let many: Vec<BuildDest> = (0..SLOTS + 1).map(dest).collect();
+        let mut table = model.table;
+        assert_eq!(build(&many, &mut table), Err(TooManyDests));
+        assert!(table.iter().all(|w| *w == 1));
+        assert_eq!(build(&many[..SLOTS], &mut table), Ok(()));
+        table.sort();
+        assert!(table.iter().zip(1..).all(|(word, dest)| *word == dest));
     }
 }

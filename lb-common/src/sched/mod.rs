@@ -236,3 +236,85 @@ impl Best {
 fn at_table<V: View>(view: &V, at: u32) -> Option<Candidate> {
     view.dest(view.table(at)?.checked_sub(1)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::model::Model;
+    use super::*;
+    use rstest::rstest;
+
+    /// The reference sequences: dests added in order A, B, C; every connection stays active.
+    #[rstest]
+    #[case(Scheduler::Rr, &[1, 1, 1], "CBACBA")]
+    #[case(Scheduler::Lc, &[1, 2, 3], "CBACBA")]
+    #[case(Scheduler::Wlc, &[1, 2, 3], "CBACBCCBACBC")]
+    #[case(Scheduler::Sed, &[1, 2, 3], "CBCCBACBCCBA")]
+    #[case(Scheduler::Nq, &[1, 2, 3], "CBACCBCBCCBA")]
+    #[case(Scheduler::Wrr, &[1, 2, 3], "CBACCBCBACCBCBA")]
+    #[case(Scheduler::Wrr, &[4, 2], "BAABAABAA")]
+    #[case(Scheduler::Wrr, &[100, 50, 50], "CBAACBAA")]
+    #[case(Scheduler::Wrr, &[5, 3], "BAAABABABAAABABA")]
+    #[case(Scheduler::Fo, &[1, 3, 3], "CCCC")]
+    #[case(Scheduler::Ovf, &[1, 2, 1], "BBBCCAA--")]
+    #[case(Scheduler::None, &[1, 1], "--")]
+    fn sequences(#[case] scheduler: Scheduler, #[case] weights: &[u32], #[case] expected: &str) {
+        assert_eq!(Model::with(scheduler, 0, weights).letters(expected.len()), expected);
+    }
+
+    const LIST: [Scheduler; 8] = [
+        Scheduler::Rr,
+        Scheduler::Wrr,
+        Scheduler::Lc,
+        Scheduler::Wlc,
+        Scheduler::Sed,
+        Scheduler::Nq,
+        Scheduler::Fo,
+        Scheduler::Ovf,
+    ];
+
+    #[test]
+    fn weight_0_and_overload_get_nothing() {
+        for scheduler in LIST {
+            let mut model = Model::with(scheduler, 0, &[100, 100, 100]);
+            model.edit(2, 0);
+            model.dests[1].overloaded = true;
+            assert_eq!(model.letters(3), "AAA", "{scheduler:?}");
+            model.dests[0].overloaded = true;
+            assert_eq!(model.letters(2), "--", "{scheduler:?}");
+            model.dests[1].overloaded = false;
+            assert_eq!(model.letters(3), "BBB", "{scheduler:?}");
+            model.edit(1, 0);
+            model.dests[0].overloaded = false;
+            assert_eq!(model.letters(2), "AA", "{scheduler:?}");
+            model.edit(0, 0);
+            assert_eq!(model.letters(2), "--", "{scheduler:?}");
+            let mut empty = Model::new(scheduler, 0);
+            assert_eq!(empty.letters(2), "--", "{scheduler:?}");
+        }
+    }
+
+    #[test]
+    fn deleted_and_added_again() {
+        for scheduler in LIST {
+            let mut model = Model::with(scheduler, 0, &[9, 9]);
+            model.delete(1);
+            assert_eq!(model.letters(1), "A", "{scheduler:?}");
+            model.delete(0);
+            assert_eq!(model.letters(1), "-", "{scheduler:?}");
+            model.add_again(0, 9);
+            model.add_again(1, 9);
+            // B is the newest now, and idle; rr's cursor is the head, as all dests were gone.
+            assert_eq!(model.letters(1), "B", "{scheduler:?}");
+        }
+    }
+
+    #[test]
+    fn names() {
+        for (scheduler, name) in NAMES {
+            assert_eq!(Scheduler::from_name(name), Some(scheduler));
+            assert_eq!(Scheduler::from_number(scheduler as u8), Some(scheduler));
+            assert_eq!(scheduler.name(), name);
+        }
+        assert_eq!(Scheduler::from_name("wlcx"), None);
+    }
+}

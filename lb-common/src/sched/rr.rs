@@ -48,3 +48,130 @@ pub fn carry(old: &[u32], new: &[BuildDest], cursor: u64) -> u64 {
     let place = before.iter().rev().find_map(|dest| new.iter().position(|n| n.dest == *dest));
     place.map_or(0, |p| p as u64 + 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::model::Model;
+    use super::super::{Ask, Scheduler, pick};
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    /// IPVS's own way: the cursor is the dest itself, or the head.
+    #[derive(Default)]
+    struct Pointer {
+        list: Vec<u32>,
+        at: Option<u32>,
+    }
+
+    impl Pointer {
+        fn pick(&mut self, model: &Model) -> Option<u32> {
+            let after = self.at.map_or(0, |at| self.list.iter().position(|d| *d == at).unwrap() + 1);
+            let around = self.list[after..].iter().chain(&self.list[..after]);
+            let found = around.copied().find(|d| {
+                let slot = &model.dests[*d as usize];
+                !slot.overloaded && slot.build.weight > 0
+            })?;
+            self.at = Some(found);
+            self.at
+        }
+        fn delete(&mut self, dest: u32) {
+            let place = self.list.iter().position(|d| *d == dest).unwrap();
+            if self.at == Some(dest) {
+                self.at = place.checked_sub(1).map(|before| self.list[before]);
+            }
+            self.list.remove(place);
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Act {
+        Add(u32),
+        Delete(usize),
+        AddAgain(usize),
+        Edit(usize, u32),
+        Overload(usize),
+        Pick(usize),
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        prop_oneof![
+            2 => (0..3u32).prop_map(Act::Add),
+            1 => (0..8usize).prop_map(Act::Delete),
+            1 => (0..8usize).prop_map(Act::AddAgain),
+            1 => (0..8usize, 0..3u32).prop_map(|(d, w)| Act::Edit(d, w)),
+            1 => (0..8usize).prop_map(Act::Overload),
+            4 => (1..6usize).prop_map(Act::Pick),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn equals_the_pointer(acts in prop::collection::vec(act(), 0..40)) {
+            let mut model = Model::new(Scheduler::Rr, 0);
+            let mut pointer = Pointer::default();
+            for act in acts {
+                let listed = |i: usize, l: &[u32]| l.get(i).copied();
+                match act {
+                    Act::Add(weight) => {
+                        let dest = model.add(weight);
+                        pointer.list.insert(0, dest);
+                    }
+                    Act::Delete(i) => if let Some(dest) = listed(i, &pointer.list) {
+                        model.delete(dest);
+                        pointer.delete(dest);
+                    },
+                    Act::AddAgain(i) => if i < model.dests.len() && !model.dests[i].available {
+                        model.add_again(i as u32, 1);
+                        pointer.list.insert(0, i as u32);
+                    },
+                    Act::Edit(i, weight) => if let Some(dest) = listed(i, &pointer.list) {
+                        model.edit(dest, weight);
+                    },
+                    Act::Overload(i) => if let Some(dest) = listed(i, &pointer.list) {
+                        let slot = &mut model.dests[dest as usize];
+                        slot.overloaded = !slot.overloaded;
+                    },
+                    Act::Pick(n) => for _ in 0..n {
+                        prop_assert_eq!(pick(&model, &Ask::default()), pointer.pick(&model));
+                    },
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn changes_of_the_list() {
+        let mut model = Model::with(Scheduler::Rr, 0, &[1, 1, 1]);
+        assert_eq!(model.letters(2), "CB");
+        // The cursor's dest goes: its predecessor C was before B, so A is next.
+        model.delete(1);
+        assert_eq!(model.letters(2), "AC");
+        // D comes before the cursor (C) and so is last of this round.
+        model.add(1);
+        assert_eq!(model.letters(3), "ADC");
+        // B again, at the head: the same.
+        model.add_again(1, 1);
+        assert_eq!(model.letters(4), "ABDC");
+        for dest in 0..4 {
+            model.delete(dest);
+        }
+        assert_eq!(model.letters(1), "-");
+        model.add_again(2, 1);
+        assert_eq!(model.letters(2), "CC");
+    }
+
+    #[test]
+    fn another_cpu_takes_the_step() {
+        let model = Model::with(Scheduler::Rr, 0, &[1, 1, 1]);
+        model.intruder.set(Some(|model| assert_eq!(pick(model, &Ask::default()), Some(2))));
+        assert_eq!(pick(&model, &Ask::default()), Some(1));
+        assert_eq!(pick(&model, &Ask::default()), Some(0));
+    }
+
+    #[test]
+    fn a_cursor_beyond_the_end_starts_over() {
+        let model = Model::with(Scheduler::Rr, 0, &[1, 1]);
+        model.state.cursor.store(u64::MAX);
+        assert_eq!(pick(&model, &Ask::default()), Some(1));
+    }
+}

@@ -64,3 +64,58 @@ pub fn pick<V: View>(view: &V) -> Option<u32> {
     let second_is_better = product(second.weight, first.load) > product(first.weight, second.load);
     if second_is_better { second } else { first }.word.checked_sub(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::model::Model;
+    use super::super::{Ask, Scheduler, pick};
+    use super::*;
+
+    fn counts(model: &Model, picks: usize) -> [usize; 3] {
+        let mut counts = [0; 3];
+        for _ in 0..picks {
+            counts[pick(model, &Ask::default()).unwrap() as usize] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn draws() {
+        let c = |dest, weight| Candidate {
+            dest,
+            weight,
+            active: 0,
+            total: 0,
+            overloaded: false,
+            available: true,
+        };
+        // Over weights 2 and 3: 0, 1, 2 mean the first, 3, 4, 5 the second.
+        for (number, expected) in [(0, 1), (1, 1), (2, 1), (3, 2), (4, 2), (5, 2)] {
+            let random = ((number as u64 * (1 << 32) + (1 << 31)) / 6) as u32;
+            let mut draw = Draw::new(random, 5);
+            assert_eq!(draw.left, number as u64);
+            draw.pass(&c(0, 2));
+            draw.pass(&c(1, 3));
+            assert_eq!(draw.word, expected, "{number}");
+        }
+    }
+
+    #[test]
+    fn by_weight_and_load() {
+        let mut model = Model::with(Scheduler::Twos, 0, &[10, 20, 70]);
+        // No load: the first draw decides, by weight.
+        for (count, share) in counts(&model, 10_000).iter().zip([1000, 2000, 7000usize]) {
+            assert!(count.abs_diff(share) < 400, "{count} of {share}");
+        }
+        // A loaded dest gets only what draws it twice.
+        model.dests[2].total = 1000;
+        let loaded = counts(&model, 10_000)[2];
+        assert!(loaded.abs_diff(4900) < 400, "{loaded}");
+        model.dests[2].overloaded = true;
+        assert_eq!(counts(&model, 1000)[2], 0);
+        model.edit(1, 0);
+        assert_eq!(counts(&model, 100), [100, 0, 0]);
+        model.edit(0, 0);
+        assert_eq!(pick(&model, &Ask::default()), None);
+    }
+}

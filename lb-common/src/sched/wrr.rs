@@ -144,3 +144,171 @@ pub fn remember(dests: &[BuildDest], cursor: u64) -> Memory {
     };
     Memory { cursor: Mark { place: 0, level }.word(), gcd, max_weight: max }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::model::Model;
+    use super::super::{Ask, Scheduler, pick};
+    use super::Mark;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    /// IPVS's own walk, dest by dest and level by level. `at`: place of the cursor plus 1, 0 = head.
+    #[derive(Debug, Default)]
+    struct Walk {
+        at: usize,
+        level: i64,
+        max: i64,
+        step: i64,
+    }
+
+    impl Walk {
+        fn changed(&mut self, model: &Model) {
+            let weights = model.list.iter().map(|d| model.dests[*d as usize].build.weight as i64);
+            let positive: Vec<i64> = weights.filter(|w| *w > 0).collect();
+            self.step = (1..=positive.iter().copied().min().unwrap_or(1))
+                .rev()
+                .find(|g| positive.iter().all(|w| w % g == 0))
+                .unwrap_or(1);
+            self.max = positive.iter().max().unwrap_or(&0) - (self.step - 1);
+            self.at = 0;
+            if self.level > self.max || self.level == 0 {
+                self.level = self.max;
+            } else if self.step > 1 {
+                self.level = self.level / self.step * self.step + 1;
+            }
+        }
+
+        fn pick(&mut self, model: &Model) -> Option<u32> {
+            if self.max == 0 {
+                return None;
+            }
+            let (last, mut last_pass, mut restarted, mut stop) = (self.at, false, false, None);
+            loop {
+                while self.at < model.list.len() {
+                    self.at += 1;
+                    let dest = model.list[self.at - 1];
+                    let slot = &model.dests[dest as usize];
+                    if !slot.overloaded && slot.build.weight as i64 >= self.level {
+                        return Some(dest);
+                    }
+                    if Some(self.at) == stop {
+                        return None;
+                    }
+                }
+                self.at = 0;
+                self.level -= self.step;
+                if self.level <= 0 {
+                    self.level = self.max;
+                    if last_pass || last == 0 {
+                        return None;
+                    }
+                    restarted = true;
+                }
+                last_pass = self.level <= self.step;
+                if last_pass && restarted && last != 0 {
+                    stop = Some(last);
+                }
+            }
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Act {
+        Add(u32),
+        Delete(usize),
+        Edit(usize, u32),
+        Overload(usize),
+        Pick(usize),
+    }
+
+    fn weight() -> impl Strategy<Value = u32> {
+        prop_oneof![Just(0), 1..10u32, (1..6u32).prop_map(|w| 12 * w)]
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        prop_oneof![
+            2 => weight().prop_map(Act::Add),
+            1 => (0..8usize).prop_map(Act::Delete),
+            1 => (0..8usize, weight()).prop_map(|(d, w)| Act::Edit(d, w)),
+            3 => (0..8usize).prop_map(Act::Overload),
+            4 => (1..12usize).prop_map(Act::Pick),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+        #[test]
+        fn equals_the_long_walk(acts in prop::collection::vec(act(), 0..40)) {
+            let mut model = Model::new(Scheduler::Wrr, 0);
+            let mut walk = Walk::default();
+            for act in acts {
+                let listed = |i: usize, model: &Model| model.list.get(i).copied();
+                match act {
+                    Act::Add(weight) => {
+                        model.add(weight);
+                        walk.changed(&model);
+                    }
+                    Act::Delete(i) => if let Some(dest) = listed(i, &model) {
+                        model.delete(dest);
+                        walk.changed(&model);
+                    },
+                    Act::Edit(i, weight) => if let Some(dest) = listed(i, &model) {
+                        model.edit(dest, weight);
+                        walk.changed(&model);
+                    },
+                    Act::Overload(i) => if let Some(dest) = listed(i, &model) {
+                        let slot = &mut model.dests[dest as usize];
+                        slot.overloaded = !slot.overloaded;
+                    },
+                    Act::Pick(n) => for _ in 0..n {
+                        prop_assert_eq!(pick(&model, &Ask::default()), walk.pick(&model));
+                        let mark = Mark::from_word(model.state.cursor.load());
+                        prop_assert_eq!((mark.place as usize, mark.level as i64), (walk.at, walk.level));
+                    },
+                }
+            }
+        }
+
+        #[test]
+        fn a_round_is_proportional(weights in prop::collection::vec(0..9u32, 1..8)) {
+            let mut model = Model::with(Scheduler::Wrr, 0, &weights);
+            let gcd = model.service.gcd;
+            let round = weights.iter().sum::<u32>() / gcd;
+            // To the start of a round: the head, at the highest level.
+            let start = Mark { place: 0, level: model.service.max_weight };
+            model.state.cursor.store(start.word());
+            for _ in 0..2 {
+                let mut counts = std::vec![0; weights.len()];
+                for _ in 0..round {
+                    counts[model.connect(&Ask::default()).unwrap() as usize] += gcd;
+                }
+                prop_assert_eq!(&counts, &weights);
+            }
+        }
+    }
+
+    #[test]
+    fn huge_weights_take_no_more_steps() {
+        let mut model = Model::with(Scheduler::Wrr, 0, &[i32::MAX as u32, 1]);
+        // A alone was at level 1, which is a round of both; then A down from the top.
+        assert_eq!(model.letters(5), "BAAAA");
+        model.dests[0].overloaded = true;
+        assert_eq!(model.letters(3), "BBB");
+        model.dests[1].overloaded = true;
+        assert_eq!(model.letters(1), "-");
+    }
+
+    #[test]
+    fn another_cpu_takes_the_step() {
+        let model = Model::with(Scheduler::Wrr, 0, &[1, 2, 3]);
+        model.intruder.set(Some(|model| {
+            for expected in [2, 1, 0, 2] {
+                assert_eq!(pick(model, &Ask::default()), Some(expected));
+            }
+        }));
+        // C B A C, then C: as the reference sequence, with this pick the fifth.
+        assert_eq!(pick(&model, &Ask::default()), Some(2));
+        assert_eq!(pick(&model, &Ask::default()), Some(1));
+    }
+}
