@@ -19,7 +19,7 @@ pub const LINKER: &str = "target/tools/bin/bpf-linker";
 pub const TARGET_DIR: &str = "target/bpf";
 
 /// Variables by which an outer cargo, rustup or clippy would impose its own compiler or flags on the inner one.
-const OUTER: [&str; 8] = [
+const OUTER: [&str; 7] = [
     "CARGO_ENCODED_RUSTFLAGS",
     "RUSTFLAGS",
     "CARGO_BUILD_TARGET",
@@ -27,7 +27,6 @@ const OUTER: [&str; 8] = [
     "RUSTDOC",
     "RUSTUP_TOOLCHAIN",
     "CLIPPY_ARGS",
-    "CARGO_TERM_QUIET",
 ];
 
 /// `program` (cargo, cargo-clippy) from the chosen toolchain, ready to be given its arguments.

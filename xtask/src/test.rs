@@ -93,32 +93,29 @@ impl Test {
     }
 
     fn unit(&self) -> Result<()> {
-        self.cargo_test(&["--workspace", "--exclude", "lb-ebpf", "--exclude", "lb-tests"].map(String::from))?;
-        self.cargo_test(&["--package", "lb-tests", "--lib"].map(String::from))
+        self.cargo_test(&["--workspace", "--exclude", "lb-ebpf", "--exclude", "lb-tests"], &[])?;
+        self.cargo_test(&["--package", "lb-tests", "--lib"], &[])
     }
 
     fn integration(&self, layer: Layer) -> Result<()> {
-        let named = names(layer)?.into_iter().flat_map(|file| ["--test".to_owned(), file]);
-        let package = ["--package", "lb-tests"].map(String::from);
-        self.cargo_test(&package.into_iter().chain(named).collect::<Vec<_>>())
+        let names = names(layer)?;
+        let named = names.iter().flat_map(|name| ["--test", name]);
+        let what: Vec<&str> = ["--package", "lb-tests"].into_iter().chain(named).collect();
+        self.cargo_test(&what, &["--test-threads", &threads()])
     }
 
-    fn cargo_test(&self, what: &[String]) -> Result<()> {
+    fn cargo_test(&self, what: &[&str], how: &[&str]) -> Result<()> {
         let mut cargo = command::cargo(["test", "--no-fail-fast"]);
-        cargo.args(what).env("LB_USER_BIN", &self.lb_user);
-        if env::var_os("RUST_TEST_THREADS").is_none() {
-            cargo.env("RUST_TEST_THREADS", threads().to_string());
-        }
-        if let Some(name) = &self.only {
-            cargo.args(["--", name]);
-        }
+        cargo.args(what).arg("--").args(how).args(&self.only).env("LB_USER_BIN", &self.lb_user);
         command::run(&mut cargo)
     }
 }
 
-/// Every network test starts a dozen processes and checks timings: more of them at once than this only disturb each other.
-fn threads() -> usize {
-    thread::available_parallelism().map_or(1, |cores| cores.get().min(4))
+/// As an argument, for not every harness reads `RUST_TEST_THREADS`. Each of these tests starts a dozen processes and
+/// some check timings: too many at once only disturb each other.
+fn threads() -> String {
+    let cores = || thread::available_parallelism().map_or(1, |cores| cores.get().min(4)).to_string();
+    env::var("RUST_TEST_THREADS").unwrap_or_else(|_| cores())
 }
 
 /// What this machine lacks to run the layer, if anything.

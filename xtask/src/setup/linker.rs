@@ -1,5 +1,6 @@
 //! bpf-linker, built for the LLVM of the BPF compiler and kept in `target/tools`.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
@@ -44,7 +45,19 @@ pub fn build(llvm: u32) -> Result<()> {
     let mut install =
         command::cargo(["install", "bpf-linker", "--version", VERSION, "--locked", "--force", "--quiet"]);
     install.args(["--no-default-features", "--features", &format!("llvm-{llvm}"), "--root"]).arg(&tools);
-    command::run(install.env("LLVM_PREFIX", prefix)).context("building bpf-linker")
+    command::run(install.env("LLVM_PREFIX", prefix)).context("building bpf-linker")?;
+    forget_objects()
+}
+
+/// Cargo does not see that the linker is another one and would call its old output fresh.
+fn forget_objects() -> Result<()> {
+    let folder = command::root().join(bpf_cargo::TARGET_DIR);
+    match fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Where this LLVM is installed.
