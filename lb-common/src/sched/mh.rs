@@ -38,7 +38,7 @@ pub fn pick<V: View>(view: &V, ask: &Ask) -> Option<u32> {
     if flags & FALLBACK == 0 {
         return None;
     }
-    let mut probe = Probe { key, home, dest: 0 };
+    let mut probe = Probe { dest: 0, key, home };
     view.walk(M, &mut probe, |view, probe, k| {
         let offset = probe.home.wrapping_add(k) % M;
         match at_table(view, slot(offset.wrapping_add(probe.key))) {
@@ -53,11 +53,12 @@ pub fn pick<V: View>(view: &V, ask: &Ask) -> Option<u32> {
     probe.dest.checked_sub(1)
 }
 
+#[repr(C, align(8))]
 struct Probe {
-    key: u32,
-    home: u32,
     /// The dest found plus 1.
     dest: u32,
+    key: u32,
+    home: u32,
 }
 
 #[inline(always)]
@@ -87,7 +88,7 @@ pub fn build(dests: &[BuildDest], table: &mut [u32]) -> Result<(), TooManyDests>
     }
     let most = weights().max().unwrap_or(0) / gcd;
     let shift = (u32::BITS - most.leading_zeros()).saturating_sub(TURN_BITS);
-    let turns = |d: &BuildDest| (d.last_weight / gcd >> shift).max((d.last_weight != 0) as u32);
+    let turns = |d: &BuildDest| ((d.last_weight / gcd) >> shift).max((d.last_weight != 0) as u32);
 
     let mut ways = [Way::default(); SLOTS];
     for (way, dest) in ways.iter_mut().zip(dests) {

@@ -8,7 +8,9 @@
 //! everything that side needs.
 //!
 //! Whatever a walk gathers is plain numbers that start initialised, 0 or "number plus 1" where others would write
-//! `Option`: it lies on the stack of a `bpf_loop`, and older verifiers refuse to read a payload not yet written.
+//! `Option`: it lies on the stack of a `bpf_loop`, and older verifiers refuse to read a payload not yet written. It is
+//! aligned to 8 bytes and begins with the numbers that start as 0. The compiler joins neighbouring stores of constants
+//! to 8-byte ones from the first of them on, and the verifier accepts those on the stack only if they are aligned.
 
 pub mod control;
 mod cursor;
@@ -190,6 +192,7 @@ pub fn pick<V: View>(view: &V, ask: &Ask) -> Option<u32> {
 }
 
 /// The best candidate so far of a walk over all.
+#[repr(C)]
 #[derive(Clone, Copy)]
 struct Best {
     cost: u64,

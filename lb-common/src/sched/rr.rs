@@ -9,12 +9,13 @@ use core::ops::ControlFlow;
 use super::cursor::{Step, advance, around};
 use super::{BuildDest, View};
 
+#[repr(C, align(8))]
 struct Walk {
-    start: u32,
-    count: u32,
     /// Place of the pick, and its dest plus 1.
     at: u32,
     dest: u32,
+    start: u32,
+    count: u32,
 }
 
 /// The dest's number.
@@ -24,7 +25,7 @@ pub fn pick<V: View>(view: &V) -> Option<u32> {
         let count = view.service().dests;
         // Beyond the end: left by a pick that ran while the list was changed.
         let start = if cursor > count as u64 { 0 } else { cursor as u32 };
-        let mut walk = Walk { start, count, at: 0, dest: 0 };
+        let mut walk = Walk { at: 0, dest: 0, start, count };
         // From the dest after the cursor once around, the cursor's own dest last.
         view.walk(count, &mut walk, |view, walk, i| {
             let (at, _) = around(walk.start, i, walk.count);

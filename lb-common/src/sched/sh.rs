@@ -33,7 +33,7 @@ pub fn pick<V: View>(view: &V, ask: &Ask) -> Option<u32> {
     }
     // IPVS tries all the offsets in turn, the first one being the home slot's own index: so from twice that index on.
     // Starting there, and not behind the home slot, spreads the clients of one failed dest over the others.
-    let mut probe = Probe { from: home.wrapping_mul(2), dest: 0 };
+    let mut probe = Probe { dest: 0, from: home.wrapping_mul(2) };
     view.walk(SLOTS as u32, &mut probe, |view, probe, k| {
         match at_table(view, probe.from.wrapping_add(k) & MASK) {
             Some(c) if c.eligible() => {
@@ -47,10 +47,11 @@ pub fn pick<V: View>(view: &V, ask: &Ask) -> Option<u32> {
     probe.dest.checked_sub(1)
 }
 
+#[repr(C, align(8))]
 struct Probe {
-    from: u32,
     /// The dest found plus 1.
     dest: u32,
+    from: u32,
 }
 
 /// Fills the table: in list order each dest gets as many slots in a row as its weight says (weight 0 still gets one),

@@ -2,67 +2,64 @@
 
 use core::ops::ControlFlow;
 
-use super::{Candidate, View};
+use super::View;
 
-/// A draw on its way through the list: what is left of its number, and whom it has hit (dest plus 1; 0 = nobody).
+/// A draw on its way through the list: whom it has hit (dest plus 1; 0 = nobody), and what is left of its number.
+#[repr(C, align(8))]
 #[derive(Clone, Copy)]
 struct Draw {
-    left: u64,
+    word: u32,
     weight: u32,
     load: u32,
-    word: u32,
-}
-
-impl Draw {
-    /// A number from 0 to `sum`, both included, as IPVS draws it. So 0 and 1 both mean the first dest, which thus gets
-    /// a little more than its share.
-    #[inline(always)]
-    fn new(random: u32, sum: u64) -> Self {
-        let sum = if sum >= u32::MAX as u64 { u32::MAX as u64 } else { sum + 1 };
-        Self { left: (random as u64 * sum) >> 32, weight: 0, load: 0, word: 0 }
-    }
-
-    #[inline(always)]
-    fn pass(&mut self, c: &Candidate) {
-        if self.word == 0 {
-            self.left = self.left.saturating_sub(c.weight as u64);
-            if self.left == 0 {
-                (self.weight, self.load, self.word) = (c.weight, c.load() as u32, c.word());
-            }
-        }
-    }
+    left: u32,
 }
 
 /// The dest's number.
 #[inline(always)]
 pub fn pick<V: View>(view: &V) -> Option<u32> {
-    let mut sum = 0u64;
+    // 32 bits, as in IPVS. In 64 the verifier sees a larger range at every step and finds no end.
+    let mut sum = 0u32;
     view.walk(view.service().dests, &mut sum, |view, sum, at| {
         if let Some(c) = view.candidate(at)
             && c.eligible()
         {
-            *sum = sum.wrapping_add(c.weight as u64);
+            *sum = sum.wrapping_add(c.weight);
         }
         ControlFlow::Continue(())
     });
-    let mut draws = (Draw::new(view.random(), sum), Draw::new(view.random(), sum));
-    view.walk(view.service().dests, &mut draws, |view, draws, at| {
-        if let Some(c) = view.candidate(at)
-            && c.eligible()
-        {
-            draws.0.pass(&c);
-            draws.1.pass(&c);
-            if draws.0.word != 0 && draws.1.word != 0 {
-                return ControlFlow::Break(());
-            }
-        }
-        ControlFlow::Continue(())
-    });
-    let (first, second) = draws;
+    // A walk each: both in one have more branches than the verifier follows.
+    let first = draw(view, number(view.random(), sum));
+    let second = draw(view, number(view.random(), sum));
     // 32-bit signed products, as in IPVS: with weights in the ten thousands they wrap.
     let product = |weight: u32, load: u32| weight.wrapping_mul(load) as i32;
     let second_is_better = product(second.weight, first.load) > product(first.weight, second.load);
     if second_is_better { second } else { first }.word.checked_sub(1)
+}
+
+/// A number from 0 to `sum`, both included, as IPVS draws it. So 0 and 1 both mean a first dest of weight 1, which thus
+/// gets a little more than its share.
+#[inline(always)]
+fn number(random: u32, sum: u32) -> u32 {
+    ((random as u64 * sum.wrapping_add(1) as u64) >> 32) as u32
+}
+
+/// The dest at which the weights, summed up in list order, reach `number`.
+#[inline(always)]
+fn draw<V: View>(view: &V, number: u32) -> Draw {
+    let mut draw = Draw { word: 0, weight: 0, load: 0, left: number };
+    view.walk(view.service().dests, &mut draw, |view, draw, at| {
+        if let Some(c) = view.candidate(at)
+            && c.eligible()
+        {
+            if draw.left <= c.weight {
+                (draw.weight, draw.load, draw.word) = (c.weight, c.load() as u32, c.word());
+                return ControlFlow::Break(());
+            }
+            draw.left = draw.left.wrapping_sub(c.weight);
+        }
+        ControlFlow::Continue(())
+    });
+    draw
 }
 
 #[cfg(test)]
@@ -81,22 +78,12 @@ mod tests {
 
     #[test]
     fn draws() {
-        let c = |dest, weight| Candidate {
-            dest,
-            weight,
-            active: 0,
-            total: 0,
-            overloaded: false,
-            available: true,
-        };
-        // Over weights 2 and 3: 0, 1, 2 mean the first, 3, 4, 5 the second.
-        for (number, expected) in [(0, 1), (1, 1), (2, 1), (3, 2), (4, 2), (5, 2)] {
-            let random = ((number as u64 * (1 << 32) + (1 << 31)) / 6) as u32;
-            let mut draw = Draw::new(random, 5);
-            assert_eq!(draw.left, number as u64);
-            draw.pass(&c(0, 2));
-            draw.pass(&c(1, 3));
-            assert_eq!(draw.word, expected, "{number}");
+        // The newest, of weight 2, is first: 0, 1, 2 mean it; 3, 4, 5 the other.
+        let model = Model::with(Scheduler::Twos, 0, &[3, 2]);
+        for (expected, word) in [(0, 2), (1, 2), (2, 2), (3, 1), (4, 1), (5, 1)] {
+            let random = ((expected as u64 * (1 << 32) + (1 << 31)) / 6) as u32;
+            assert_eq!(number(random, 5), expected);
+            assert_eq!(draw(&model, expected).word, word, "{expected}");
         }
     }
 

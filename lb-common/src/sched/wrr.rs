@@ -28,21 +28,23 @@ impl Mark {
     }
 }
 
+#[repr(C, align(8))]
 struct Rest {
-    start: u32,
-    count: u32,
-    level: u32,
-    /// The highest weight of any dest that is not overloaded, when none was picked.
-    highest: u32,
     /// Place of the pick, and its dest plus 1.
     at: u32,
     dest: u32,
+    /// The highest weight of any dest that is not overloaded, when none was picked.
+    highest: u32,
+    level: u32,
+    start: u32,
+    count: u32,
 }
 
+#[repr(C, align(8))]
 struct Pass {
-    level: u32,
     at: u32,
     dest: u32,
+    level: u32,
 }
 
 /// The dest's number.
@@ -63,7 +65,7 @@ pub fn pick<V: View>(view: &V) -> Option<u32> {
         }
 
         // The rest of the list at this level; and around to its start, to know how far the level will have to fall.
-        let mut rest = Rest { start: mark.place, count, level: mark.level, highest: 0, at: 0, dest: 0 };
+        let mut rest = Rest { at: 0, dest: 0, highest: 0, level: mark.level, start: mark.place, count };
         view.walk(count, &mut rest, |view, rest, i| {
             let (at, passed_end) = around(rest.start, i, rest.count);
             if let Some(c) = view.candidate(at)
@@ -89,7 +91,7 @@ pub fn pick<V: View>(view: &V) -> Option<u32> {
             Ok(level) => Mark { place: 0, level },
             Err(mark) => return Step { cursor: mark.word(), dest: 0 },
         };
-        let mut pass = Pass { level: mark.level, at: 0, dest: 0 };
+        let mut pass = Pass { at: 0, dest: 0, level: mark.level };
         view.walk(count, &mut pass, |view, pass, at| match view.candidate(at) {
             Some(c) if !c.overloaded && c.weight >= pass.level => {
                 (pass.at, pass.dest) = (at, c.word());

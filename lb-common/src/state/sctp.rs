@@ -189,7 +189,8 @@ static ROWS: [u64; 64] = {
     let mut rows = [pack(&[SctpState::Closed as u8; 16]); 64];
     let mut at = 0;
     while at < 30 {
-        rows[at / 10 << 4 | at % 10] = pack(&TABLE[at / 10][at % 10]);
+        let (direction, event) = (at / 10, at % 10);
+        rows[(direction << 4) | event] = pack(&TABLE[direction][event]);
         at += 1;
     }
     rows
