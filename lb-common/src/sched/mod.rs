@@ -12,11 +12,14 @@
 //! aligned to 8 bytes and begins with the numbers that start as 0. The compiler joins neighbouring stores of constants
 //! to 8-byte ones from the first of them on, and the verifier accepts those on the stack only if they are aligned.
 
+pub mod cache;
 pub mod control;
 mod cursor;
 pub mod dh;
 pub mod fo;
 pub mod hash;
+pub mod lblc;
+pub mod lblcr;
 pub mod lc;
 pub mod mh;
 #[cfg(test)]
@@ -32,6 +35,7 @@ pub mod wrr;
 
 use core::ops::ControlFlow;
 
+pub use self::cache::Cached;
 pub use self::control::{BuildDest, Memory, TooManyDests, build, on_change, table_len};
 
 use crate::service::{SchedState, Service};
@@ -166,6 +170,28 @@ pub trait View {
     fn dest(&self, dest: u32) -> Option<Candidate>;
     /// A random number.
     fn random(&self) -> u32;
+    /// lblc, lblcr: what this service remembers of the packet's destination address. A view without a cache makes
+    /// wlc of both.
+    #[inline(always)]
+    fn cached(&self) -> Option<&Cached> {
+        None
+    }
+    /// lblc, lblcr: makes that entry for one dest (its number plus 1), `Cached::new`. Nothing happens when the cache
+    /// is full (IPVS: one and a half times its size of 16,384).
+    #[inline(always)]
+    fn remember(&self, word: u32) {
+        let _ = word;
+    }
+    /// lblc, lblcr: a clock in seconds; it may wrap.
+    #[inline(always)]
+    fn seconds(&self) -> u32 {
+        0
+    }
+    /// lblcr: seconds after which a set that has not changed loses a member (`lblcr_expiration`).
+    #[inline(always)]
+    fn set_expiration(&self) -> u32 {
+        86_400
+    }
     /// Runs `step` for 0, 1, … `count - 1` until it breaks. All loops go through here: a plain loop over dests is
     /// too much for the verifier, this becomes one `bpf_loop`.
     fn walk<A>(&self, count: u32, acc: &mut A, step: impl Fn(&Self, &mut A, u32) -> ControlFlow<()>);
@@ -179,6 +205,8 @@ pub fn pick<V: View>(view: &V, ask: &Ask) -> Option<u32> {
         n if n == Scheduler::Wrr as u8 => wrr::pick(view),
         n if n == Scheduler::Lc as u8 => lc::pick(view),
         n if n == Scheduler::Wlc as u8 => wlc::pick(view),
+        n if n == Scheduler::Lblc as u8 => lblc::pick(view),
+        n if n == Scheduler::Lblcr as u8 => lblcr::pick(view),
         n if n == Scheduler::Dh as u8 => dh::pick(view, ask),
         n if n == Scheduler::Sh as u8 => sh::pick(view, ask),
         n if n == Scheduler::Sed as u8 => sed::pick(view),
@@ -234,9 +262,12 @@ impl Best {
     }
 }
 
-/// The dest a table names at `at`, if there is one: 256, M slots all hold a dest or all are empty.
+/// The dest a table names at `at`, if there is one. A service may have no table yet.
 #[inline(always)]
 fn at_table<V: View>(view: &V, at: u32) -> Option<Candidate> {
+    if at >= view.service().table_len {
+        return None;
+    }
     view.dest(view.table(at)?.checked_sub(1)?)
 }
 

@@ -1,10 +1,10 @@
 //! A service over ordinary memory, changed as the control side changes it: what the schedulers' tests run on.
 
-use core::cell::Cell;
+use core::cell::{Cell, OnceCell};
 use core::ops::ControlFlow;
 use std::vec::Vec;
 
-use super::{Ask, BuildDest, Candidate, Scheduler, View, build, on_change, pick, table_len};
+use super::{Ask, BuildDest, Cached, Candidate, Scheduler, View, build, on_change, pick, table_len};
 use crate::addr::{Addr, Port};
 use crate::service::{SchedState, Service};
 
@@ -17,6 +17,9 @@ pub struct Model {
     pub table: Vec<u32>,
     /// Called by the first view of the cursor in a pick: another CPU's work in between.
     pub intruder: Cell<Option<fn(&Model)>>,
+    /// The cache's entry for the one destination address of these tests.
+    pub cache: OnceCell<Cached>,
+    pub seconds: u32,
     random: Cell<u32>,
     scheduler: Scheduler,
 }
@@ -40,6 +43,8 @@ impl Model {
             list: Vec::new(),
             table: Vec::new(),
             intruder: Cell::new(None),
+            cache: OnceCell::new(),
+            seconds: 0,
             random: Cell::new(1),
             scheduler,
         }
@@ -152,6 +157,15 @@ impl View for Model {
     }
     fn dest(&self, dest: u32) -> Option<Candidate> {
         self.see(dest)
+    }
+    fn cached(&self) -> Option<&Cached> {
+        self.cache.get()
+    }
+    fn remember(&self, word: u32) {
+        assert!(self.cache.set(Cached::new(word, self.seconds)).is_ok());
+    }
+    fn seconds(&self) -> u32 {
+        self.seconds
     }
     fn random(&self) -> u32 {
         // Xorshift: the same numbers in every run.
