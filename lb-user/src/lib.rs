@@ -2,8 +2,12 @@
 //!
 //! | module | owns |
 //! |---|---|
+//! | [`start`] | which tool is meant, by the program's name or the first word |
 //! | [`cli`] | ipvsadm's grammar, listings, save and restore |
 //! | [`control`] | the nouns, the rules, the trait behind which the tables live |
+//! | [`verbs`] | attach, detach, status: what ipvsadm has no words for |
 
 pub mod cli;
 pub mod control;
+pub mod start;
+pub mod verbs;

@@ -11,11 +11,11 @@ pub const VERSION: &str = "ipvsadm v1.31 2019/12/24 (compiled with popt and IPVS
 /// Where the explanations of options start.
 const COLUMN: usize = 36;
 /// And those of commands.
-const COMMAND_COLUMN: usize = 26;
+const COMMAND_COLUMN: usize = 28;
 
 /// One line per form of the command line, without the program's name.
 const USAGE: [&str; 13] = [
-    "-A|E virtual-service [-s scheduler] [-p [timeout]] [-M netmask] [--pe persistence_engine] [-b sched-flags] [-o]",
+    "-A|E virtual-service [-s scheduler] [-p [timeout]] [-M netmask] [--pe persistence_engine] [-b sched-flags]",
     "-D virtual-service",
     "-C",
     "-R",

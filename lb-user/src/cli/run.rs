@@ -154,7 +154,8 @@ impl<S: Store> Session<'_, S> {
             if words.is_empty() {
                 continue;
             }
-            last = self.line(&words, Source::Restore);
+            let end = self.line(&words, Source::Restore);
+            last = self.flushed(end);
             if let End::Quit(_) = last {
                 return last;
             }

@@ -1,0 +1,39 @@
+//! `lb-user attach`: load the program, fill and pin its maps, attach it to NICs.
+
+use anyhow::{Result, bail};
+
+use super::Pins;
+
+/// How the program hooks into a NIC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// Native where the driver can, else generic.
+    #[default]
+    Auto,
+    /// In the driver.
+    Native,
+    /// In the kernel's common path: any NIC, slower.
+    Generic,
+}
+
+/// Put the balancer on NICs
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// The NICs traffic comes in on
+    #[arg(required = true, value_name = "IFACE")]
+    pub interfaces: Vec<String>,
+    /// How to hook into them
+    #[arg(long, value_enum, default_value_t)]
+    pub mode: Mode,
+    /// Room for this many connections [default: as the maps are, or the built-in size]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub connections: Option<u32>,
+    /// Where the maps are pinned.
+    #[command(flatten)]
+    pub pins: Pins,
+}
+
+/// Does it, and says which mode each NIC got.
+pub fn run(_args: &Args) -> Result<()> {
+    bail!("this build has no packet path, so nothing can be attached")
+}

@@ -1,0 +1,126 @@
+//! What ipvsadm has no words for: lb-user's own verbs, one file each. These are read by clap.
+
+pub mod attach;
+pub mod detach;
+pub mod man;
+pub mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::control::memory::MemoryStore;
+use crate::control::refusal::{Refusal, Result};
+use crate::control::store::Store;
+
+/// IPVS in XDP: a load balancer with ipvsadm's commands.
+#[derive(Debug, Parser)]
+#[command(version, disable_help_subcommand = true)]
+#[command(after_help = "Services and real servers are set up in ipvsadm's words: see `lb-user -h`.")]
+struct Line {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Attach(attach::Args),
+    Detach(detach::Args),
+    Status(status::Args),
+    Man(man::Args),
+}
+
+/// Where the maps are pinned.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Pins {
+    /// The BPF file system the maps are pinned in [default: $LB_USER_BPFFS, else /sys/fs/bpf]
+    #[arg(long, value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
+}
+
+impl Pins {
+    /// The directory that was asked for, by option or by environment.
+    pub fn wanted(&self) -> Option<PathBuf> {
+        self.bpffs.clone().or_else(|| std::env::var_os("LB_USER_BPFFS").map(PathBuf::from))
+    }
+}
+
+/// The tables that ipvsadm's commands work on.
+pub fn open_store() -> Result<impl Store> {
+    let store: Result<MemoryStore> = Err(Refusal::Failed("this build has no packet path".to_owned()));
+    store
+}
+
+/// Runs a verb; errors are one line.
+pub fn main(argv: &[String]) -> ExitCode {
+    let ran = match Line::parse_from(argv).verb {
+        Verb::Attach(args) => attach::run(&args),
+        Verb::Detach(args) => detach::run(&args),
+        Verb::Status(args) => status::run(&args),
+        Verb::Man(args) => man::run(&args),
+    };
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// The verbs, for ipvsadm's help: one line each, with what clap knows about them.
+pub fn usage(program: &str) -> String {
+    let verbs = Line::command();
+    let line = |verb: &clap::Command| {
+        let usage = verb.clone().render_usage().to_string();
+        let words = usage.trim_start_matches("Usage: ");
+        let about = verb.get_about().map(ToString::to_string).unwrap_or_default();
+        format!("  {:<36}  {about}\n", format!("{program} {words}"))
+    };
+    format!(
+        "\nVerbs (`{program} VERB --help` tells more):\n{}",
+        verbs.get_subcommands().map(line).collect::<String>()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clap_agrees() {
+        Line::command().debug_assert();
+    }
+
+    #[test]
+    fn contract() {
+        for line in [
+            "lb-user attach eth0",
+            "lb-user attach eth0 eth1 --mode native --connections 1000000 --bpffs /tmp/bpf",
+            "lb-user detach",
+            "lb-user detach eth0 --purge",
+            "lb-user status --json",
+        ] {
+            assert!(Line::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+        for line in
+            ["lb-user attach", "lb-user attach eth0 --mode fast", "lb-user attach eth0 --connections 0"]
+        {
+            assert!(Line::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn verbs_are_in_the_help() {
+        let usage = usage("lb-user");
+        for verb in ["attach", "detach", "status", "man"] {
+            assert!(usage.contains(&format!("  lb-user {verb} ")), "{usage}");
+        }
+    }
+}
