@@ -17,7 +17,7 @@ pub struct Met<'a> {
     pub opt: &'static Opt,
     /// Its value.
     pub value: Option<&'a str>,
-    /// The word it stands in, as typed: `-AD` for both `-A` and `-D`.
+    /// The last word read for it, as typed: `-AD` for both `-A` and `-D`, the value if that was a word of its own.
     pub word: &'a str,
 }
 
@@ -103,7 +103,6 @@ impl<'a> Words<'a> {
     }
 
     fn met(&mut self, opt: &'static Opt, attached: Option<&'a str>) -> Result<Met<'a>, Wrong> {
-        let word = self.current();
         let value = match (opt.argument, attached) {
             (Argument::No, Some(_)) => return self.unwanted(),
             (Argument::No, None) => None,
@@ -117,7 +116,7 @@ impl<'a> Words<'a> {
                 _ => None,
             },
         };
-        Ok(Met { opt, value, word })
+        Ok(Met { opt, value, word: self.current() })
     }
 }
 
