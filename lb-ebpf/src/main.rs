@@ -1,24 +1,61 @@
-//! The program in the kernel. For now it lets every packet pass.
+//! The programs in the kernel: thin adapters around the pass in `lb-common`.
+//!
+//! | program | what it is |
+//! |---|---|
+//! | `lb` | the balancer, on every NIC it is attached to |
+//! | `lb_control` | what user space asks to be done to the tables, through BPF_PROG_TEST_RUN |
+//! | `lb_realserver` | takes tunnel headers off, for real servers without a tunnel device |
+//! | `lb_pass` | lets everything pass: a veth peer needs some program for XDP_TX to reach it |
 #![no_std]
 #![no_main]
 
+mod control;
+mod frame;
+mod kernel;
+mod maps;
+mod realserver;
+mod sweep;
+
 use aya_ebpf::bindings::xdp_action;
-use aya_ebpf::macros::{map, xdp};
-use aya_ebpf::maps::Array;
+use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
+use lb_common::pipeline;
+use lb_common::reason::Action;
 
-/// Packets seen.
-#[map]
-static SEEN: Array<u32> = Array::with_max_entries(1, 0);
+use crate::frame::Frame;
+use crate::kernel::Kernel;
 
-/// The balancer's entry point.
+/// The balancer.
 #[xdp(frags)]
-fn lb(_ctx: XdpContext) -> u32 {
-    if let Some(seen) = SEEN.get_ptr_mut(0) {
-        // SAFETY: the map owns the value for as long as the program runs.
-        unsafe { *seen = (*seen).wrapping_add(1) };
+fn lb(ctx: XdpContext) -> u32 {
+    let mut frame = Frame::new(&ctx);
+    let verdict = pipeline::process(&mut frame, &Kernel::new(ctx.ctx));
+    maps::count(verdict.counter());
+    match verdict.action() {
+        Action::Pass => xdp_action::XDP_PASS,
+        Action::Drop => xdp_action::XDP_DROP,
+        Action::Transmit => xdp_action::XDP_TX,
+        Action::Redirect(ifindex) => kernel::redirect(ifindex),
     }
+}
+
+/// Everything passes.
+#[xdp(frags)]
+fn lb_pass(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
+}
+
+/// Takes tunnel headers off.
+#[xdp(frags)]
+fn lb_realserver(ctx: XdpContext) -> u32 {
+    realserver::decapsulate(&mut Frame::new(&ctx));
+    xdp_action::XDP_PASS
+}
+
+/// Carries out a request of user space. The verdict is the answer's status.
+#[xdp]
+fn lb_control(ctx: XdpContext) -> u32 {
+    control::run(&mut Frame::new(&ctx))
 }
 
 #[panic_handler]

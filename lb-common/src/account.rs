@@ -1,0 +1,50 @@
+//! A dest's connection counts and its overload flag.
+//!
+//! Whoever changes a connection's control word by compare-and-exchange, and only the winner, calls one of these: so
+//! the counts equal the entries at any quiet moment.
+
+use crate::cell::Cell32;
+use crate::dest::Dest;
+
+/// A new connection of the dest. IPVS (recent): the overload flag is set when the count becomes exactly `upper`.
+#[inline(always)]
+pub fn bind(dest: &Dest) {
+    let count = dest.total.fetch_add(1).wrapping_add(1);
+    if count == dest.upper.load() {
+        dest.overloaded.store(1);
+    }
+}
+
+/// A connection gone. The flag is cleared when the count falls from the lower threshold to one less.
+#[inline(always)]
+pub fn unbind(dest: &Dest, was_active: bool, now: u32) {
+    if was_active {
+        dest.active.fetch_sub(1);
+    }
+    let before = dest.total.fetch_sub(1);
+    if before == lower(dest) {
+        dest.overloaded.store(0);
+    }
+    if before == 1 {
+        dest.idle_since.store(now);
+    }
+}
+
+/// The lower threshold in force: the given one, or three quarters of the upper, rounded up.
+#[inline(always)]
+pub fn lower(dest: &Dest) -> u32 {
+    match dest.lower.load() {
+        0 => {
+            let upper = dest.upper.load() as u64;
+            ((3 * upper + 3) >> 2) as u32
+        }
+        given => given,
+    }
+}
+
+/// A connection became active, or stopped being so.
+#[inline(always)]
+pub fn set_active(dest: &Dest, active: bool) {
+    let add = |c: &Cell32, n: u32| c.add(n);
+    add(&dest.active, if active { 1 } else { u32::MAX });
+}

@@ -1,0 +1,157 @@
+//! Words of memory that several CPUs share.
+//!
+//! The tables live in BPF maps (or, for tests, in ordinary memory) and are read and written by many CPUs at once
+//! without locks. Every shared word is a [`Cell32`] or [`Cell64`]: a plain word in memory, native byte order, with
+//! the few atomic operations both worlds have. On the host they are `core::sync::atomic`; the BPF target lacks
+//! most of those types, so there they are the compiler's intrinsics, which become single instructions.
+//!
+//! `load` and `store` are relaxed. `swap`, `compare_exchange` and the `fetch_*` whose result is used are full
+//! barriers, so a value published with them is seen with everything written before it. An `add` whose result
+//! nobody reads has a name of its own: with a used result, LLVM 22 turns a *relaxed* fetch_add into a plain add.
+
+#[cfg(not(target_arch = "bpf"))]
+mod imp {
+    use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+    macro_rules! cell {
+        ($(#[$doc:meta])* $name:ident, $atomic:ty, $word:ty) => {
+            $(#[$doc])*
+            #[repr(transparent)]
+            #[derive(Debug, Default)]
+            pub struct $name($atomic);
+
+            impl $name {
+                /// A cell holding `value`.
+                pub const fn new(value: $word) -> Self {
+                    Self(<$atomic>::new(value))
+                }
+                /// The word, relaxed.
+                pub fn load(&self) -> $word {
+                    self.0.load(Ordering::Relaxed)
+                }
+                /// The word; what was published with it is seen too.
+                pub fn load_acquire(&self) -> $word {
+                    self.0.load(Ordering::Acquire)
+                }
+                /// Writes the word, relaxed.
+                pub fn store(&self, value: $word) {
+                    self.0.store(value, Ordering::Relaxed);
+                }
+                /// Writes the word and returns the old one; publishes everything written before.
+                pub fn swap(&self, value: $word) -> $word {
+                    self.0.swap(value, Ordering::AcqRel)
+                }
+                /// Writes `new` if the word is `old`. True if it did.
+                pub fn compare_exchange(&self, old: $word, new: $word) -> bool {
+                    self.0.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).is_ok()
+                }
+                /// Adds, wrapping, and returns the word before.
+                pub fn fetch_add(&self, value: $word) -> $word {
+                    self.0.fetch_add(value, Ordering::AcqRel)
+                }
+                /// Subtracts, wrapping, and returns the word before.
+                pub fn fetch_sub(&self, value: $word) -> $word {
+                    self.0.fetch_sub(value, Ordering::AcqRel)
+                }
+                /// Adds, wrapping; nobody needs the result.
+                pub fn add(&self, value: $word) {
+                    self.0.fetch_add(value, Ordering::Relaxed);
+                }
+            }
+        };
+    }
+    cell!(
+        /// A shared 32-bit word.
+        Cell32, AtomicU32, u32
+    );
+    cell!(
+        /// A shared 64-bit word.
+        Cell64, AtomicU64, u64
+    );
+}
+
+#[cfg(target_arch = "bpf")]
+mod imp {
+    use core::cell::UnsafeCell;
+    use core::intrinsics::{self, AtomicOrdering};
+
+    macro_rules! cell {
+        ($name:ident, $word:ty) => {
+            /// A shared word; see the module's documentation.
+            #[repr(transparent)]
+            #[derive(Debug, Default)]
+            pub struct $name(UnsafeCell<$word>);
+
+            // SAFETY: every access is a single volatile or atomic instruction.
+            unsafe impl Sync for $name {}
+
+            impl $name {
+                /// A cell holding `value`.
+                pub const fn new(value: $word) -> Self {
+                    Self(UnsafeCell::new(value))
+                }
+                /// The word, relaxed.
+                #[inline(always)]
+                pub fn load(&self) -> $word {
+                    // SAFETY: the reference is valid and aligned.
+                    unsafe { core::ptr::read_volatile(self.0.get()) }
+                }
+                /// The word; what was published with it is seen too.
+                #[inline(always)]
+                pub fn load_acquire(&self) -> $word {
+                    self.load()
+                }
+                /// Writes the word, relaxed.
+                #[inline(always)]
+                pub fn store(&self, value: $word) {
+                    // SAFETY: the reference is valid and aligned.
+                    unsafe { core::ptr::write_volatile(self.0.get(), value) }
+                }
+                /// Writes the word and returns the old one; publishes everything written before.
+                #[inline(always)]
+                pub fn swap(&self, value: $word) -> $word {
+                    // SAFETY: the reference is valid and aligned.
+                    unsafe { intrinsics::atomic_xchg::<$word, { AtomicOrdering::AcqRel }>(self.0.get(), value) }
+                }
+                /// Writes `new` if the word is `old`. True if it did.
+                #[inline(always)]
+                pub fn compare_exchange(&self, old: $word, new: $word) -> bool {
+                    // SAFETY: the reference is valid and aligned.
+                    unsafe {
+                        intrinsics::atomic_cxchg::<$word, { AtomicOrdering::AcqRel }, { AtomicOrdering::Acquire }>(
+                            self.0.get(),
+                            old,
+                            new,
+                        )
+                        .1
+                    }
+                }
+                /// Adds, wrapping, and returns the word before.
+                #[inline(always)]
+                pub fn fetch_add(&self, value: $word) -> $word {
+                    // SAFETY: the reference is valid and aligned.
+                    unsafe {
+                        intrinsics::atomic_xadd::<$word, $word, { AtomicOrdering::AcqRel }>(self.0.get(), value)
+                    }
+                }
+                /// Subtracts, wrapping, and returns the word before.
+                #[inline(always)]
+                pub fn fetch_sub(&self, value: $word) -> $word {
+                    self.fetch_add(value.wrapping_neg())
+                }
+                /// Adds, wrapping; nobody needs the result.
+                #[inline(always)]
+                pub fn add(&self, value: $word) {
+                    // SAFETY: the reference is valid and aligned.
+                    unsafe {
+                        intrinsics::atomic_xadd::<$word, $word, { AtomicOrdering::Relaxed }>(self.0.get(), value);
+                    }
+                }
+            }
+        };
+    }
+    cell!(Cell32, u32);
+    cell!(Cell64, u64);
+}
+
+pub use imp::{Cell32, Cell64};

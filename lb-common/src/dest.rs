@@ -1,0 +1,242 @@
+//! Dests: the real servers, one slot each in the `dests` map.
+
+use crate::addr::{Addr, Port};
+use crate::cell::Cell32;
+
+/// How packets reach a dest. IPVS's numbers.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// Address and port translation (`-m`, Masq).
+    Nat = 0,
+    /// The dest is this machine (`Local`).
+    Local = 1,
+    /// Encapsulation (`-i`, Tunnel).
+    Tunnel = 2,
+    /// Direct routing: new MAC addresses (`-g`, Route).
+    Route = 3,
+    /// To the packet's own destination (cache_bypass).
+    Bypass = 4,
+}
+
+impl Method {
+    /// From IPVS's number.
+    #[inline(always)]
+    pub const fn from_number(n: u32) -> Self {
+        match n {
+            0 => Self::Nat,
+            1 => Self::Local,
+            2 => Self::Tunnel,
+            3 => Self::Route,
+            _ => Self::Bypass,
+        }
+    }
+}
+
+/// Encapsulation of a tunnel dest. IPVS's numbers.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum TunType {
+    /// IP in IP.
+    #[default]
+    Ipip = 0,
+    /// Generic UDP encapsulation.
+    Gue = 1,
+    /// GRE.
+    Gre = 2,
+}
+
+/// Flag bits of [`Dest::status`], written by the control side.
+pub mod status {
+    /// The slot is in use: by a dest, or by a deleted one that connections still name.
+    pub const USED: u32 = 1;
+    /// The dest is in its service's list. Without it: deleted, its connections dropped silently.
+    pub const AVAILABLE: u32 = 2;
+    /// The address is one of this machine's.
+    pub const LOCAL: u32 = 4;
+}
+
+/// The way to a dest or a client: link addresses, egress and what the path carries.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hop {
+    /// Source address the route selects, for tunnels.
+    pub source: Addr,
+    /// The frame's first twelve bytes, words in memory order: next hop's MAC address, then the egress NIC's.
+    pub macs: [u32; 3],
+    /// Egress NIC.
+    pub ifindex: u32,
+    /// Route MTU; 0 = not known.
+    pub mtu: u32,
+    /// VLAN tag (host order) to put on at `ifindex`; 0 = none of its own.
+    pub vlan: u32,
+}
+
+impl Hop {
+    /// Packs the two MAC addresses.
+    pub const fn pack(next: [u8; 6], own: [u8; 6]) -> [u32; 3] {
+        [
+            u32::from_ne_bytes([next[0], next[1], next[2], next[3]]),
+            u32::from_ne_bytes([next[4], next[5], own[0], own[1]]),
+            u32::from_ne_bytes([own[2], own[3], own[4], own[5]]),
+        ]
+    }
+    /// The twelve bytes.
+    #[inline(always)]
+    pub const fn mac_bytes(&self) -> [u8; 12] {
+        let (a, b, c) = (self.macs[0].to_ne_bytes(), self.macs[1].to_ne_bytes(), self.macs[2].to_ne_bytes());
+        [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3]]
+    }
+}
+
+/// A hop in shared memory, guarded by a sequence number: odd while somebody writes. 48 bytes.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct SharedHop {
+    /// Even: stable. 0: never written.
+    pub seq: Cell32,
+    /// When it was last asked of the kernel, in ticks.
+    pub asked: Cell32,
+    words: [Cell32; 10],
+}
+
+impl SharedHop {
+    /// The hop, if there is one and nobody is writing it.
+    #[inline(always)]
+    pub fn read(&self) -> Option<Hop> {
+        let seq = self.seq.load_acquire();
+        if seq == 0 || seq & 1 != 0 {
+            return None;
+        }
+        let w = |i: usize| self.words[i].load();
+        let hop = Hop {
+            macs: [w(0), w(1), w(2)],
+            ifindex: w(3),
+            mtu: w(4),
+            source: Addr::from_words([w(5), w(6), w(7), w(8)]),
+            vlan: w(9),
+        };
+        (self.seq.load_acquire() == seq).then_some(hop)
+    }
+
+    /// Writes the hop, unless somebody else is at it.
+    #[inline(always)]
+    pub fn write(&self, hop: &Hop) {
+        let seq = self.seq.load();
+        if seq & 1 != 0 || !self.seq.compare_exchange(seq, seq.wrapping_add(1)) {
+            return;
+        }
+        self.words[0].store(hop.macs[0]);
+        self.words[1].store(hop.macs[1]);
+        self.words[2].store(hop.macs[2]);
+        self.words[3].store(hop.ifindex);
+        self.words[4].store(hop.mtu);
+        let source = hop.source.words();
+        self.words[5].store(source[0]);
+        self.words[6].store(source[1]);
+        self.words[7].store(source[2]);
+        self.words[8].store(source[3]);
+        self.words[9].store(hop.vlan);
+        // Never back to 0, which means "never written".
+        let next = seq.wrapping_add(2);
+        self.seq.swap(if next == 0 { 2 } else { next });
+    }
+
+    /// Forgets the hop: the next packet asks the kernel.
+    pub fn forget(&self) {
+        self.seq.swap(0);
+    }
+}
+
+/// A dest slot. 192 bytes; the first line is all that a packet of a direct-routed connection reads besides the hop.
+///
+/// `addr`, `port`, `family` are set before the slot is published in a list and never change while it is used. The
+/// counts belong to the packet path, everything else to the control side.
+#[repr(C, align(64))]
+#[derive(Debug, Default)]
+pub struct Dest {
+    /// [`status`] bits.
+    pub status: Cell32,
+    /// Number of the owning service ([`crate::service::Service::slot`]).
+    pub service: Cell32,
+    /// The way there.
+    pub hop: SharedHop,
+    // The second line from here on.
+    /// The address, words in memory order.
+    pub addr: [Cell32; 4],
+    /// Port (low half, wire order), family (third byte), method for new connections (fourth byte).
+    pub port_family_method: Cell32,
+    /// Weight (signed, never negative).
+    pub weight: Cell32,
+    /// mh: the last weight that was not zero.
+    pub last_weight: Cell32,
+    /// Upper threshold; 0 = none.
+    pub upper: Cell32,
+    /// Lower threshold as given; 0 = automatic.
+    pub lower: Cell32,
+    /// Tunnel: type (first byte), flags (second byte: 1 checksum, 2 remote checksum), port (upper half, wire order).
+    pub tunnel: Cell32,
+    /// Egress NIC the control side found, for use where the kernel's forwarding is off; 0 = unknown.
+    pub egress: Cell32,
+    /// When it was deleted, in seconds of the monotonic clock; 0 = it was not.
+    pub deleted: Cell32,
+    /// Connections in an active state.
+    pub active: Cell32,
+    /// All connections, templates not counted. InActConn is `total - active`.
+    pub total: Cell32,
+    /// Persistence templates.
+    pub templates: Cell32,
+    /// 1 while overloaded (thresholds).
+    pub overloaded: Cell32,
+    /// When `total` last fell to 0, in ticks.
+    pub idle_since: Cell32,
+    /// The control side's own notes (order of creation).
+    pub serial: Cell32,
+    /// The service's protocol (first byte) and virtual port (upper half, wire order), for listing after deletion.
+    pub virtual_port: Cell32,
+    /// Zero.
+    pub spare: [Cell32; 13],
+}
+
+impl Dest {
+    /// The address.
+    #[inline(always)]
+    pub fn address(&self) -> Addr {
+        let a = &self.addr;
+        Addr::from_words([a[0].load(), a[1].load(), a[2].load(), a[3].load()])
+    }
+    /// The port; 0 for dests of mark or port-0 services that keep the packet's.
+    #[inline(always)]
+    pub fn port(&self) -> Port {
+        let b = self.port_family_method.load().to_ne_bytes();
+        Port::from_wire(u16::from_ne_bytes([b[0], b[1]]))
+    }
+    /// `AF_` number of the address.
+    #[inline(always)]
+    pub fn family(&self) -> u8 {
+        self.port_family_method.load().to_ne_bytes()[2]
+    }
+    /// The method of new connections.
+    #[inline(always)]
+    pub fn method(&self) -> u8 {
+        self.port_family_method.load().to_ne_bytes()[3]
+    }
+    /// Port, family and method in their word.
+    pub const fn pack(port: Port, family: u8, method: u8) -> u32 {
+        let p = port.wire().to_ne_bytes();
+        u32::from_ne_bytes([p[0], p[1], family, method])
+    }
+    /// The tunnel's type number, flags and port.
+    #[inline(always)]
+    pub fn tunnel(&self) -> (u8, u8, Port) {
+        let b = self.tunnel.load().to_ne_bytes();
+        (b[0], b[1], Port::from_wire(u16::from_ne_bytes([b[2], b[3]])))
+    }
+    /// Is it in its service's list?
+    #[inline(always)]
+    pub fn available(&self) -> bool {
+        self.status.load() & status::AVAILABLE != 0
+    }
+}
+
+const _: () = assert!(core::mem::size_of::<Dest>() == 192);

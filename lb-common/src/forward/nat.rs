@@ -1,0 +1,95 @@
+//! Network address translation: one address and one port of a packet change, and every checksum that covers them.
+
+use crate::addr::{Port, Proto};
+use crate::checksum;
+use crate::ip::{Address, Ip};
+use crate::packet::Packet;
+use crate::parse::{Fragment, Seen};
+use crate::reason::Reason;
+use crate::wire::{Tcp, UdpHdr};
+
+/// Which end changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Source: replies.
+    Source,
+    /// Destination: requests.
+    Destination,
+}
+
+/// Puts `addr` and `port` in place of what stands on `side`.
+///
+/// Sums change incrementally. A UDP checksum of zero ("none") becomes a real one, as IPVS does it.
+#[inline(always)]
+pub fn rewrite<F: Ip, P: Packet>(
+    p: &mut P,
+    n: &Seen<F>,
+    side: Side,
+    addr: &F::Addr,
+    port: Port,
+) -> Result<(), Reason> {
+    let (old, old_port) = if side == Side::Source { (n.src, n.sport) } else { (n.dst, n.dport) };
+    let diff = old.diff(addr, 0);
+    let header: &mut F::Header = p.at_mut(n.l3).ok_or(Reason::Truncated)?;
+    match side {
+        Side::Source => F::set_source(header, addr),
+        Side::Destination => F::set_destination(header, addr),
+    }
+    F::adjust(header, diff);
+    if n.fragment == Fragment::Later {
+        return Ok(());
+    }
+    let diff = checksum::diff32(diff, old_port.wire() as u32, port.wire() as u32);
+    match n.proto {
+        Proto::TCP => tcp(p, n.l4, side, port, diff),
+        Proto::UDP => udp(p, n, side, port, diff),
+        _ => Err(Reason::OtherProtocol),
+    }
+}
+
+#[inline(always)]
+fn tcp<P: Packet>(p: &mut P, l4: u32, side: Side, port: Port, diff: u32) -> Result<(), Reason> {
+    let tcp: &mut Tcp = p.at_mut(l4).ok_or(Reason::Truncated)?;
+    let field = if side == Side::Source { &mut tcp.ports.src } else { &mut tcp.ports.dst };
+    *field = port.wire().to_ne_bytes();
+    tcp.check = checksum::apply(u16::from_ne_bytes(tcp.check), diff).to_ne_bytes();
+    Ok(())
+}
+
+#[inline(always)]
+fn udp<F: Ip, P: Packet>(p: &mut P, n: &Seen<F>, side: Side, port: Port, diff: u32) -> Result<(), Reason> {
+    let udp: &mut UdpHdr = p.at_mut(n.l4).ok_or(Reason::Truncated)?;
+    let field = if side == Side::Source { &mut udp.src } else { &mut udp.dst };
+    *field = port.wire().to_ne_bytes();
+    let check = match u16::from_ne_bytes(udp.check) {
+        // A first fragment's sum covers bytes that are not here.
+        0 if n.fragment != Fragment::Whole => 0,
+        0 => nonzero(whole_sum(p, n)?),
+        check => nonzero(checksum::apply(check, diff)),
+    };
+    let udp: &mut UdpHdr = p.at_mut(n.l4).ok_or(Reason::Truncated)?;
+    udp.check = check.to_ne_bytes();
+    Ok(())
+}
+
+/// The checksum of a UDP datagram whose field is zero, over the headers as they stand now.
+#[inline(always)]
+fn whole_sum<F: Ip, P: Packet>(p: &mut P, n: &Seen<F>) -> Result<u16, Reason> {
+    let header: &F::Header = p.at(n.l3).ok_or(Reason::Truncated)?;
+    let addresses = checksum::add32(F::source(header).sum(), F::destination(header).sum());
+    let len = (n.l3 + n.len).saturating_sub(n.l4);
+    let data = p.sum(n.l4, len).ok_or(Reason::Truncated)?;
+    Ok(!checksum::fold(checksum::add32(checksum::add32(addresses, pseudo(n.proto, len)), data)))
+}
+
+/// The pseudo header's share of a sum, addresses left out: protocol and length.
+#[inline(always)]
+pub fn pseudo(proto: Proto, len: u32) -> u32 {
+    (proto.0 as u16).to_be() as u32 + (len as u16).to_be() as u32
+}
+
+/// Zero means "none" in a UDP header, so a sum of zero is sent as its other form.
+#[inline(always)]
+pub fn nonzero(check: u16) -> u16 {
+    if check == 0 { 0xffff } else { check }
+}

@@ -1,0 +1,229 @@
+//! Tunnels: a new IP header in front, and for gue and gre a small one behind it. Fields as in ipvs.md 6.4.
+
+use crate::addr::{Family, Port, Proto};
+use crate::checksum;
+use crate::dest::{Dest, Hop, TunType};
+use crate::forward::{link, nat};
+use crate::ip::{Ip, V4, V6};
+use crate::packet::Packet;
+use crate::parse::Seen;
+use crate::reason::{Reason, Verdict};
+use crate::tables::Tables;
+use crate::wire::{Ipv4Hdr, Ipv6Hdr};
+
+/// Tunnel flag: the shell carries a checksum.
+const CSUM: u8 = 1;
+/// Tunnel flag: remote checksum. Received packets carry complete sums, so it means the same as [`CSUM`] here.
+const REMCSUM: u8 = 2;
+/// Length of the GUE header and the UDP header under it.
+const GUE: u32 = 12;
+
+/// What stands between the outer IP header and the inner one.
+#[derive(Clone, Copy)]
+struct Shell {
+    kind: u8,
+    summed: bool,
+    port: Port,
+}
+
+impl Shell {
+    #[inline(always)]
+    fn of(dest: &Dest) -> Self {
+        let (kind, flags, port) = dest.tunnel();
+        Self { kind, summed: flags & (CSUM | REMCSUM) != 0, port }
+    }
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        match (self.kind, self.summed) {
+            (k, _) if k == TunType::Gue as u8 => GUE,
+            (k, false) if k == TunType::Gre as u8 => 4,
+            (k, true) if k == TunType::Gre as u8 => 8,
+            _ => 0,
+        }
+    }
+    #[inline(always)]
+    fn proto(&self, inner: Proto) -> Proto {
+        match self.kind {
+            k if k == TunType::Gue as u8 => Proto::UDP,
+            k if k == TunType::Gre as u8 => Proto::GRE,
+            _ => inner,
+        }
+    }
+}
+
+#[inline(always)]
+fn outer_len(dest: &Dest) -> u32 {
+    if dest.family() == Family::V4 as u8 { V4::HEADER } else { V6::HEADER }
+}
+
+/// The longest inner packet the way carries; 0 = not known.
+#[inline(always)]
+pub fn room(dest: &Dest, hop: &Hop) -> u32 {
+    hop.mtu.saturating_sub(outer_len(dest) + Shell::of(dest).len())
+}
+
+/// What the outer header takes from the inner one.
+struct Inner {
+    tos: u8,
+    ttl: u8,
+    dont_fragment: bool,
+    len: u32,
+    proto: Proto,
+}
+
+/// Wraps the packet and sends it to the dest.
+#[inline(never)]
+pub fn send<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, seen: &Seen<F>, dest: &Dest, hop: &Hop) -> Verdict {
+    match wrap(p, t, seen, dest, hop) {
+        Ok(()) => Verdict::sent(Reason::Forwarded, hop.ifindex, p.ingress()),
+        Err(reason) => reason.into(),
+    }
+}
+
+#[inline(always)]
+fn wrap<F: Ip, P: Packet, T: Tables>(
+    p: &mut P,
+    t: &T,
+    n: &Seen<F>,
+    dest: &Dest,
+    hop: &Hop,
+) -> Result<(), Reason> {
+    let header: &F::Header = p.at(n.l3).ok_or(Reason::Truncated)?;
+    let shell = Shell::of(dest);
+    let inner = Inner {
+        tos: outer_tos(F::tos(header)),
+        ttl: F::ttl(header),
+        dont_fragment: F::dont_fragment(header) && t.settings().pmtu_disc.load() != 0,
+        len: n.len + shell.len(),
+        proto: shell.proto(F::INSIDE),
+    };
+    let v4 = dest.family() == Family::V4 as u8;
+    let (outer, kind) = if v4 { (V4::HEADER, V4::ETHERTYPE) } else { (V6::HEADER, V6::ETHERTYPE) };
+    let l3 = link::rebuild(p, n.l3, outer + shell.len(), kind, hop)?;
+    if v4 { outer_v4(p, t, l3, &inner, dest, hop)? } else { outer_v6(p, l3, &inner, dest, hop)? }
+    let at = l3 + outer;
+    match shell.kind {
+        k if k == TunType::Gue as u8 => gue::<F, P, T>(p, t, at, &shell, &inner, dest, hop)?,
+        k if k == TunType::Gre as u8 => gre::<F, P>(p, at, &shell, &inner)?,
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The inner DSCP; ECN is copied, but "congestion experienced" leaves as ECT(0).
+#[inline(always)]
+fn outer_tos(tos: u8) -> u8 {
+    if tos & 3 == 3 { tos & !3 | 2 } else { tos }
+}
+
+#[inline(always)]
+fn outer_v4<P: Packet, T: Tables>(
+    p: &mut P,
+    t: &T,
+    l3: u32,
+    inner: &Inner,
+    dest: &Dest,
+    hop: &Hop,
+) -> Result<(), Reason> {
+    let df = if inner.dont_fragment { 0x40 } else { 0 };
+    let id = if inner.dont_fragment { 0 } else { t.random() as u16 };
+    let mut header = Ipv4Hdr {
+        vihl: 0x45,
+        tos: inner.tos,
+        tot_len: ((inner.len + V4::HEADER) as u16).to_be_bytes(),
+        id: id.to_ne_bytes(),
+        frags: [df, 0],
+        ttl: inner.ttl,
+        proto: inner.proto.0,
+        check: [0; 2],
+        src_addr: hop.source.words()[0].to_ne_bytes(),
+        dst_addr: dest.addr[0].load().to_ne_bytes(),
+    };
+    header.check = header_check(&header).to_ne_bytes();
+    let place: &mut Ipv4Hdr = p.at_mut(l3).ok_or(Reason::Truncated)?;
+    *place = header;
+    Ok(())
+}
+
+/// The checksum of an option-less IPv4 header whose own field is zero.
+#[inline(always)]
+pub fn header_check(h: &Ipv4Hdr) -> u16 {
+    let half = |a: [u8; 2]| u16::from_ne_bytes(a) as u32;
+    let word = |a: [u8; 4]| u32::from_ne_bytes(a);
+    let sum = half([h.vihl, h.tos]) + half(h.tot_len) + half(h.id) + half(h.frags) + half([h.ttl, h.proto]);
+    !checksum::fold(checksum::add32(checksum::add32(sum, word(h.src_addr)), word(h.dst_addr)))
+}
+
+#[inline(always)]
+fn outer_v6<P: Packet>(p: &mut P, l3: u32, inner: &Inner, dest: &Dest, hop: &Hop) -> Result<(), Reason> {
+    let place: &mut Ipv6Hdr = p.at_mut(l3).ok_or(Reason::Truncated)?;
+    *place = Ipv6Hdr {
+        vcf: [0x60 | inner.tos >> 4, inner.tos << 4, 0, 0],
+        payload_len: (inner.len as u16).to_be_bytes(),
+        next_hdr: inner.proto.0,
+        hop_limit: inner.ttl,
+        src_addr: hop.source.0,
+        dst_addr: dest.address().0,
+    };
+    Ok(())
+}
+
+/// UDP and GUE version 0 headers. The source port spreads flows, within the kernel's default local range.
+#[inline(always)]
+fn gue<F: Ip, P: Packet, T: Tables>(
+    p: &mut P,
+    t: &T,
+    at: u32,
+    shell: &Shell,
+    inner: &Inner,
+    dest: &Dest,
+    hop: &Hop,
+) -> Result<(), Reason> {
+    const LOW: u32 = 32768;
+    const SPAN: u32 = 60999 - LOW;
+    let hash = flow_hash::<F, P, T>(p, t, at + GUE)?;
+    let sport = LOW + ((hash as u64 * SPAN as u64) >> 32) as u32;
+    let (s, d) = ((sport as u16).to_be_bytes(), shell.port.wire().to_ne_bytes());
+    let len = (inner.len as u16).to_be_bytes();
+    let head: &mut [u8; 12] = p.at_mut(at).ok_or(Reason::Truncated)?;
+    *head = [s[0], s[1], d[0], d[1], len[0], len[1], 0, 0, 0, F::INSIDE.0, 0, 0];
+    if !shell.summed {
+        return Ok(());
+    }
+    let words = |a: &crate::addr::Addr| a.words().iter().fold(0, |s, w| checksum::add32(s, *w));
+    let addresses = checksum::add32(words(&hop.source), words(&dest.address()));
+    let data = p.sum(at, inner.len).ok_or(Reason::Truncated)?;
+    let sum = checksum::add32(checksum::add32(addresses, nat::pseudo(Proto::UDP, inner.len)), data);
+    let field: &mut [u8; 2] = p.at_mut(at + 6).ok_or(Reason::Truncated)?;
+    *field = nat::nonzero(!checksum::fold(sum)).to_ne_bytes();
+    Ok(())
+}
+
+/// A hash of the inner flow's addresses and first four transport bytes.
+#[inline(always)]
+fn flow_hash<F: Ip, P: Packet, T: Tables>(p: &P, t: &T, inner: u32) -> Result<u32, Reason> {
+    use crate::ip::Address;
+    let header: &F::Header = p.at(inner).ok_or(Reason::Truncated)?;
+    let addresses = F::source(header).mixed() ^ F::destination(header).mixed().rotate_left(16);
+    let ports: &[u8; 4] = p.at(inner + F::HEADER).ok_or(Reason::Truncated)?;
+    let word = addresses as u64 | (u32::from_ne_bytes(*ports) as u64 & 0xff_ffff) << 32;
+    Ok(crate::siphash::short(t.secret(), word ^ (ports[3] as u64) << 40, 7) as u32)
+}
+
+/// GRE version 0, with a checksum if asked.
+#[inline(always)]
+fn gre<F: Ip, P: Packet>(p: &mut P, at: u32, shell: &Shell, inner: &Inner) -> Result<(), Reason> {
+    let kind = F::ETHERTYPE.to_be_bytes();
+    let head: &mut [u8; 4] = p.at_mut(at).ok_or(Reason::Truncated)?;
+    *head = [if shell.summed { 0x80 } else { 0 }, 0, kind[0], kind[1]];
+    if !shell.summed {
+        return Ok(());
+    }
+    let field: &mut [u8; 4] = p.at_mut(at + 4).ok_or(Reason::Truncated)?;
+    *field = [0; 4];
+    let sum = p.sum(at, inner.len).ok_or(Reason::Truncated)?;
+    let check = (!checksum::fold(sum)).to_ne_bytes();
+    let field: &mut [u8; 2] = p.at_mut(at + 4).ok_or(Reason::Truncated)?;
+    *field = check;
+    Ok(())
+}

@@ -1,0 +1,52 @@
+//! What the kernel program and user space share: the pass over a packet, the tables, the schedulers.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`pipeline`] | the pass over a packet: read this first |
+//! | [`parse`], [`wire`], [`packet`] | from bytes to what the pass needs to know; headers; the trait over a frame |
+//! | [`ip`] | IPv4 and IPv6 behind one trait |
+//! | [`admit`], [`persist`] | a packet without a connection: service, template, scheduler, new entry |
+//! | [`table`], [`conn`] | the connection table: its protocol, its layout |
+//! | [`forward`] | header edits: direct routing, NAT, tunnels, ICMP errors, link layer |
+//! | [`sched`] | which dest gets a new connection, one file per scheduler |
+//! | [`state`] | (state, direction, event) → state, and timeouts |
+//! | [`service`], [`dest`], [`settings`] | map values the control side writes |
+//! | [`account`] | a dest's connection counts |
+//! | [`tables`] | the trait over maps, clock, routes |
+//! | [`reason`] | every outcome by name |
+//! | [`addr`], [`flow`], [`checksum`], [`siphash`] | the small change |
+//! | [`cell`] | shared words and their atomics: the only unsafe code but for byte casts |
+//! | [`host`] | the engine over ordinary memory, for tests and for `lb-user explain` |
+
+#![no_std]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics), allow(internal_features, reason = "32-bit atomics on BPF"))]
+
+#[cfg(any(test, feature = "host"))]
+extern crate std;
+
+pub mod account;
+pub mod addr;
+pub mod admit;
+pub mod cell;
+pub mod checksum;
+pub mod conn;
+pub mod dest;
+pub mod flow;
+pub mod forward;
+#[cfg(any(test, feature = "host"))]
+pub mod host;
+pub mod ip;
+pub mod packet;
+pub mod parse;
+pub mod persist;
+pub mod pipeline;
+pub mod reason;
+pub mod request;
+pub mod sched;
+pub mod service;
+pub mod settings;
+pub mod siphash;
+pub mod state;
+pub mod table;
+pub mod tables;
+pub mod wire;

@@ -1,0 +1,23 @@
+//! The packet's bytes: one of the two things the pass asks of its surroundings.
+
+use crate::wire::Wire;
+
+/// A frame, from the Ethernet header on. Offsets count from its first byte.
+pub trait Packet {
+    /// Does the whole frame, readable part or not, have at least `len` bytes?
+    fn has(&self, len: u32) -> bool;
+    /// The NIC it came in by.
+    fn ingress(&self) -> u32;
+    /// The header at `off`, if it lies within the frame's directly readable part.
+    fn at<T: Wire>(&self, off: u32) -> Option<&T>;
+    /// The same, to write.
+    fn at_mut<T: Wire>(&mut self, off: u32) -> Option<&mut T>;
+    /// Moves the frame's start by `by` bytes: positive makes room in front (content undefined), negative cuts off.
+    /// False: no room; nothing changed.
+    fn move_start(&mut self, by: i32) -> bool;
+    /// Cuts the frame to `len` bytes. False: nothing changed.
+    fn truncate(&mut self, len: u32) -> bool;
+    /// The ones' complement sum (not folded into 16 bits, not complemented) over `len` bytes from `off`. `None` if
+    /// they are not all there.
+    fn sum(&mut self, off: u32, len: u32) -> Option<u32>;
+}

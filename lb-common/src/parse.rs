@@ -1,0 +1,202 @@
+//! From a frame to what the pass needs to know of it. Nothing here looks at a table; every step checks that the bytes
+//! are there and that lengths are possible.
+
+use crate::addr::{Port, Proto};
+use crate::ip::Ip;
+use crate::packet::Packet;
+use crate::reason::Reason;
+use crate::state::{self, Event};
+use crate::wire::{Eth, Frag6, Ports, Tcp, UdpHdr, Vlan, ethertype, tcp_flags};
+
+/// VLAN tags read at the most.
+const MAX_TAGS: u32 = 2;
+/// IPv6 extension headers read at the most.
+const MAX_EXTENSIONS: u32 = 6;
+
+/// The link layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Link {
+    /// Where the IP header begins.
+    pub l3: u32,
+    /// EtherType after the tags, host order.
+    pub kind: u16,
+}
+
+/// Ethernet and VLAN tags.
+#[inline(always)]
+pub fn link<P: Packet>(p: &P) -> Result<Link, Reason> {
+    let eth: &Eth = p.at(0).ok_or(Reason::Truncated)?;
+    if eth.dst[0] & 1 != 0 {
+        return Err(Reason::NotUnicast);
+    }
+    let mut link = Link { l3: 14, kind: u16::from_be_bytes(eth.kind) };
+    let mut tags = 0;
+    while tags < MAX_TAGS && matches!(link.kind, ethertype::VLAN | ethertype::QINQ) {
+        let tag: &Vlan = p.at(link.l3).ok_or(Reason::Truncated)?;
+        link = Link { l3: link.l3 + 4, kind: u16::from_be_bytes(tag.kind) };
+        tags += 1;
+    }
+    Ok(link)
+}
+
+/// Which part of its datagram a packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragment {
+    /// All of it.
+    Whole,
+    /// The first part: it has the ports.
+    First,
+    /// A later part.
+    Later,
+}
+
+/// A packet taken apart. The order of fields keeps double words aligned, see [`crate::addr::Addr`].
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<F: Ip> {
+    /// Source.
+    pub src: F::Addr,
+    /// Destination.
+    pub dst: F::Addr,
+    /// Where the IP header begins.
+    pub l3: u32,
+    /// Where the transport header begins.
+    pub l4: u32,
+    /// Length of the IP packet.
+    pub len: u32,
+    /// The datagram's identification, wire order.
+    pub id: u32,
+    /// When, in ticks.
+    pub now: u32,
+    /// Source port.
+    pub sport: Port,
+    /// Destination port.
+    pub dport: Port,
+    /// Transport protocol.
+    pub proto: Proto,
+    /// Part of a datagram?
+    pub fragment: Fragment,
+    /// What it means to the state machine.
+    pub event: Event,
+    /// May it start a connection?
+    pub opens: bool,
+}
+
+/// The IP header, with nothing known of the transport yet.
+///
+/// `Malformed` if its lengths cannot be, among themselves or within the frame.
+#[inline(always)]
+pub fn network<F: Ip, P: Packet>(p: &P, l3: u32) -> Result<Seen<F>, Reason> {
+    let header: &F::Header = p.at(l3).ok_or(Reason::Truncated)?;
+    let len = F::total_len(header);
+    let (src, dst) = (F::source(header), F::destination(header));
+    let (skip, proto, fragment, id) = F::payload(header)?;
+    if len < skip || !p.has(l3 + len) {
+        return Err(Reason::Malformed);
+    }
+    Ok(Seen {
+        src,
+        dst,
+        l3,
+        l4: l3 + skip,
+        len,
+        id,
+        now: 0,
+        sport: Port::ZERO,
+        dport: Port::ZERO,
+        proto,
+        fragment,
+        event: Event::NONE,
+        opens: false,
+    })
+}
+
+/// Walks IPv6 extension headers up to the transport header. (IPv4 has none: a no-op there.)
+#[inline(always)]
+pub fn extensions<F: Ip, P: Packet>(p: &P, seen: &mut Seen<F>) -> Result<(), Reason> {
+    if F::HEADER_SUM {
+        return Ok(());
+    }
+    let end = seen.l3 + seen.len;
+    let mut count = 0;
+    while count < MAX_EXTENSIONS {
+        let length = match seen.proto.0 {
+            // Hop-by-hop, routing, destination options; the length counts words of 8 after the first.
+            0 | 43 | 60 => {
+                let head: &[u8; 2] = p.at(seen.l4).ok_or(Reason::Truncated)?;
+                seen.proto = Proto(head[0]);
+                (head[1] as u32 + 1) * 8
+            }
+            44 => {
+                let frag: &Frag6 = p.at(seen.l4).ok_or(Reason::Truncated)?;
+                let word = u16::from_be_bytes(frag.offset);
+                seen.proto = Proto(frag.next);
+                seen.id = u32::from_ne_bytes(frag.id);
+                seen.fragment = match (word & 0xfff8, word & 1) {
+                    (0, 0) => Fragment::Whole,
+                    (0, _) => Fragment::First,
+                    _ => Fragment::Later,
+                };
+                8
+            }
+            _ => return Ok(()),
+        };
+        seen.l4 += length;
+        if seen.l4 > end {
+            return Err(Reason::Malformed);
+        }
+        if seen.fragment == Fragment::Later {
+            return Ok(());
+        }
+        count += 1;
+    }
+    Err(Reason::Malformed)
+}
+
+/// Ports and event of TCP and UDP.
+#[inline(always)]
+pub fn transport<F: Ip, P: Packet>(p: &P, seen: &mut Seen<F>) -> Result<(), Reason> {
+    let room = (seen.l3 + seen.len).saturating_sub(seen.l4);
+    match seen.proto {
+        Proto::TCP => {
+            let tcp: &Tcp = p.at(seen.l4).ok_or(Reason::Truncated)?;
+            if room < 20 {
+                return Err(Reason::Truncated);
+            }
+            seen.set_ports(&tcp.ports);
+            seen.event = state::tcp::event(tcp.flags);
+            seen.opens = tcp.flags & (tcp_flags::SYN | tcp_flags::RST) == tcp_flags::SYN;
+            Ok(())
+        }
+        Proto::UDP => {
+            let udp: &UdpHdr = p.at(seen.l4).ok_or(Reason::Truncated)?;
+            if room < 8 {
+                return Err(Reason::Truncated);
+            }
+            seen.set_ports(&Ports { src: udp.src, dst: udp.dst });
+            seen.opens = true;
+            Ok(())
+        }
+        _ => Err(Reason::OtherProtocol),
+    }
+}
+
+impl<F: Ip> Seen<F> {
+    /// Takes the ports from a transport header.
+    #[inline(always)]
+    pub fn set_ports(&mut self, ports: &Ports) {
+        self.sport = Port::from_wire(u16::from_ne_bytes(ports.src));
+        self.dport = Port::from_wire(u16::from_ne_bytes(ports.dst));
+    }
+    /// The flow, if a client sent the packet.
+    #[inline(always)]
+    pub fn flow(&self) -> crate::flow::Flow<F::Addr> {
+        crate::flow::Flow {
+            client: self.src,
+            vaddr: self.dst,
+            cport: self.sport,
+            vport: self.dport,
+            proto: self.proto,
+        }
+    }
+}

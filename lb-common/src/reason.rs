@@ -1,0 +1,149 @@
+//! Every outcome a packet can have, by name. Each has a number (its counter), a text (what `lb-user status` shows)
+//! and an action. Sent ones come first, then passed ones, then dropped ones.
+
+/// What becomes of the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// On to the kernel's own stack, untouched.
+    Pass,
+    /// Gone.
+    Drop,
+    /// Out by the NIC it came in by.
+    Transmit,
+    /// Out by this NIC.
+    Redirect(u32),
+}
+
+/// What became of a packet, and why: a reason, and for a packet sent out the NIC to send it by. One word, because that
+/// is what a BPF function can return.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Verdict(u64);
+
+impl Verdict {
+    /// Sent out by `ifindex`, or by the NIC it came in by if that is `ingress`.
+    #[inline(always)]
+    pub const fn sent(reason: Reason, ifindex: u32, ingress: u32) -> Self {
+        let way = if ifindex == ingress { 0 } else { ifindex };
+        Self(reason as u64 | (way as u64) << 32)
+    }
+    /// Of the reason with this number, not sent out.
+    #[inline(always)]
+    pub const fn numbered(reason: u32) -> Self {
+        Self(reason as u64)
+    }
+    /// The counter to move: a [`Reason`]'s number.
+    #[inline(always)]
+    pub const fn counter(self) -> u32 {
+        self.0 as u32
+    }
+    /// Why.
+    pub fn reason(self) -> Option<Reason> {
+        Reason::ALL.get(self.0 as u32 as usize).copied()
+    }
+    /// What to do with the packet.
+    #[inline(always)]
+    pub const fn action(self) -> Action {
+        match self.0 as u32 {
+            sent if sent < Reason::NotIp as u32 => match (self.0 >> 32) as u32 {
+                0 => Action::Transmit,
+                ifindex => Action::Redirect(ifindex),
+            },
+            passed if passed < Reason::FragmentUnknown as u32 => Action::Pass,
+            _ => Action::Drop,
+        }
+    }
+}
+
+impl From<Reason> for Verdict {
+    #[inline(always)]
+    fn from(reason: Reason) -> Self {
+        Self(reason as u64)
+    }
+}
+
+impl core::fmt::Debug for Verdict {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{:?} ({:?})", self.action(), self.reason())
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $action:ident, $label:literal, $text:literal;)*) => {
+        /// Why a packet ended as it did.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason {
+            $($(#[$doc])* #[doc = $text] $name,)*
+        }
+
+        impl Reason {
+            /// All of them, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The name shown and exported.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)* }
+            }
+            /// What it means.
+            pub const fn text(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+            /// The fate of a packet that ends with this reason. (Forwarded ones have the verdict of their way.)
+            pub const fn action(self) -> Action {
+                match self { $(Self::$name => Action::$action,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    Forwarded = Transmit, "forwarded", "sent to a server";
+    Replied = Transmit, "replied", "server's answer translated and sent to the client";
+    IcmpSent = Transmit, "icmp-sent", "answered with an ICMP error";
+    NotIp = Pass, "not-ip", "neither IPv4 nor IPv6";
+    NotOurs = Pass, "not-ours", "for no address the balancer knows";
+    NotUnicast = Pass, "not-unicast", "link-layer broadcast or multicast";
+    Truncated = Pass, "truncated", "headers not all there";
+    Malformed = Pass, "malformed", "header lengths that cannot be";
+    OtherProtocol = Pass, "other-protocol", "neither TCP nor UDP (nor SCTP)";
+    NoService = Pass, "no-service", "a known address, but no service on this port";
+    NoConnection = Pass, "no-connection", "no connection, and nothing that starts one";
+    FamilyIdle = Pass, "family-idle", "no service of this family is left";
+    LocalDest = Pass, "local-dest", "the server is this machine";
+    ReplyDirect = Pass, "reply-direct", "reply of a direct-routed or tunnelled connection, passing through";
+    ReplyUnknown = Pass, "reply-unknown", "from a server, but of no connection";
+    TtlPassed = Pass, "ttl-passed", "a reply whose TTL ends here: the stack answers";
+    ForwardingOff = Pass, "forwarding-off", "the way to the client needs ip_forward";
+    FragmentUnknown = Drop, "fragment-unknown", "a later fragment whose first was not seen";
+    DestGone = Drop, "dest-gone", "connection of a deleted server";
+    NoDest = Drop, "no-dest", "no server available";
+    NoNeighbour = Drop, "no-neighbour", "next hop's link address unknown";
+    NoRoute = Drop, "no-route", "no route to the server or client";
+    RouteLocal = Drop, "route-local", "the next hop is an address of this machine where it cannot be";
+    TtlExceeded = Drop, "ttl-exceeded", "TTL ended here";
+    TooBig = Drop, "too-big", "longer than the path carries";
+    TableFull = Drop, "table-full", "no room for the connection";
+    BucketBusy = Drop, "bucket-busy", "too many CPUs at one bucket";
+    NoHeadroom = Drop, "no-headroom", "no room in front of the packet for the tunnel header";
+    Limited = Drop, "limited", "dropped by the drop_packet defence";
+    Internal = Drop, "internal", "a map lookup that cannot fail failed";
+}
+
+/// Number of reasons.
+pub const COUNT: usize = Reason::ALL.len();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_follow_the_list() {
+        for reason in Reason::ALL {
+            assert_eq!(Verdict::from(*reason).action(), reason.action(), "{reason:?}");
+            assert_eq!(Verdict::from(*reason).reason(), Some(*reason));
+        }
+        assert_eq!(Verdict::sent(Reason::Forwarded, 3, 3).action(), Action::Transmit);
+        assert_eq!(Verdict::sent(Reason::Replied, 4, 3).action(), Action::Redirect(4));
+    }
+}

@@ -1,0 +1,165 @@
+//! What holds for the whole instance: timeouts, sysctls, what kinds of services there are. One map value, written by
+//! the control side word by word, read by the packet path.
+
+use crate::addr::{Family, Proto};
+use crate::cell::Cell32;
+
+/// Protocol rows of the timeout table.
+const ROWS: usize = 3;
+
+/// The `settings` map's one value. 512 bytes.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct Settings {
+    /// Timeouts in ticks, by protocol row (TCP, UDP, SCTP) and state.
+    timeouts: [Cell32; ROWS * 16],
+    /// Ticks of the packet path's clock in a second.
+    pub hz: Cell32,
+    /// Services of the IPv4 family. None: everything IPv4 is passed up, as an unhooked IPVS would.
+    pub services_v4: Cell32,
+    /// Services of the IPv6 family.
+    pub services_v6: Cell32,
+    /// Services on port 0.
+    pub port0: Cell32,
+    /// TCP services on port 21.
+    pub ftp: Cell32,
+    /// Services by mark.
+    pub marks: Cell32,
+    /// Secret of the connection table's hash, low word first.
+    pub secret: [Cell32; 4],
+    /// `--set` values in seconds as last given: tcp, tcpfin, udp.
+    pub given: [Cell32; 3],
+    /// sysctl conn_reuse_mode.
+    pub conn_reuse_mode: Cell32,
+    /// sysctl expire_nodest_conn.
+    pub expire_nodest_conn: Cell32,
+    /// sysctl expire_quiescent_template.
+    pub expire_quiescent_template: Cell32,
+    /// sysctl sloppy_tcp.
+    pub sloppy_tcp: Cell32,
+    /// sysctl sloppy_sctp.
+    pub sloppy_sctp: Cell32,
+    /// sysctl secure_tcp: 0 or 3 here.
+    pub secure_tcp: Cell32,
+    /// sysctl drop_packet: the rate while it drops, else 0.
+    pub drop_rate: Cell32,
+    /// sysctl pmtu_disc.
+    pub pmtu_disc: Cell32,
+    /// sysctl nat_icmp_send.
+    pub nat_icmp_send: Cell32,
+    /// sysctl schedule_icmp.
+    pub schedule_icmp: Cell32,
+    /// sysctl cache_bypass.
+    pub cache_bypass: Cell32,
+    /// Version of the map layout that wrote this.
+    pub layout: Cell32,
+    /// Zero.
+    pub spare: [Cell32; 54],
+}
+
+const _: () = assert!(core::mem::size_of::<Settings>() == 512);
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Settings {
+    /// All zero.
+    pub const fn new() -> Self {
+        Self {
+            timeouts: [const { Cell32::new(0) }; ROWS * 16],
+            hz: Cell32::new(0),
+            services_v4: Cell32::new(0),
+            services_v6: Cell32::new(0),
+            port0: Cell32::new(0),
+            ftp: Cell32::new(0),
+            marks: Cell32::new(0),
+            secret: [const { Cell32::new(0) }; 4],
+            given: [const { Cell32::new(0) }; 3],
+            conn_reuse_mode: Cell32::new(0),
+            expire_nodest_conn: Cell32::new(0),
+            expire_quiescent_template: Cell32::new(0),
+            sloppy_tcp: Cell32::new(0),
+            sloppy_sctp: Cell32::new(0),
+            secure_tcp: Cell32::new(0),
+            drop_rate: Cell32::new(0),
+            pmtu_disc: Cell32::new(0),
+            nat_icmp_send: Cell32::new(0),
+            schedule_icmp: Cell32::new(0),
+            cache_bypass: Cell32::new(0),
+            layout: Cell32::new(0),
+            spare: [const { Cell32::new(0) }; 54],
+        }
+    }
+}
+
+/// The timeout table's row of a protocol. What is not TCP or SCTP shares UDP's.
+#[inline(always)]
+const fn row(proto: Proto) -> u32 {
+    match proto {
+        Proto::TCP => 0,
+        Proto::SCTP => 2,
+        _ => 1,
+    }
+}
+
+impl Settings {
+    /// The cell of a state's timeout, in ticks.
+    #[inline(always)]
+    pub fn timeout(&self, proto: Proto, state: u32) -> &Cell32 {
+        const LAST: usize = ROWS * 16 - 1;
+        let i = (row(proto) * 16 + (state & 15)) as usize;
+        &self.timeouts[if i > LAST { LAST } else { i }]
+    }
+
+    /// How many services a family has.
+    #[inline(always)]
+    pub fn services(&self, family: Family) -> u32 {
+        match family {
+            Family::V4 => self.services_v4.load(),
+            Family::V6 => self.services_v6.load(),
+        }
+    }
+
+    /// Seconds in ticks.
+    #[inline(always)]
+    pub fn ticks(&self, seconds: u32) -> u32 {
+        seconds.wrapping_mul(self.hz.load())
+    }
+
+    /// IPVS's defaults, for a clock of `hz` ticks a second.
+    pub fn set_defaults(&self, hz: u32) {
+        self.hz.store(hz);
+        self.conn_reuse_mode.store(1);
+        self.pmtu_disc.store(1);
+        for (proto, states) in [(Proto::TCP, 11), (Proto::UDP, 2), (Proto::SCTP, 14)] {
+            for state in 0..states {
+                self.set_timeout(proto, state, crate::state::default_timeout(proto, state as u8));
+            }
+        }
+        self.given[0].store(900);
+        self.given[1].store(120);
+        self.given[2].store(300);
+    }
+
+    /// Sets a state's timeout in seconds. At most 2^31 - 1 ticks, so that ages compare as signed differences.
+    pub fn set_timeout(&self, proto: Proto, state: u32, seconds: u32) {
+        let ticks = u64::from(seconds) * u64::from(self.hz.load());
+        self.timeout(proto, state).store(ticks.min(i32::MAX as u64) as u32);
+    }
+
+    /// `--set`: established TCP, TCP after a FIN, UDP, in seconds; 0 leaves a value alone.
+    pub fn set_timeouts(&self, tcp: u32, tcpfin: u32, udp: u32) {
+        let change = |i: usize, seconds: u32, cells: &[(Proto, u32)]| {
+            if seconds != 0 {
+                self.given[i].store(seconds);
+                cells.iter().for_each(|(p, s)| self.set_timeout(*p, *s, seconds));
+            }
+        };
+        change(0, tcp, &[(Proto::TCP, 1)]);
+        change(1, tcpfin, &[(Proto::TCP, 4)]);
+        change(2, udp, &[(Proto::UDP, 0), (Proto::UDP, 1)]);
+    }
+}

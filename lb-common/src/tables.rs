@@ -1,0 +1,180 @@
+//! The tables: the other thing the pass asks of its surroundings.
+//!
+//! The kernel program implements [`Tables`] over BPF maps, the host engine over ordinary memory. References point
+//! into shared memory: what they lead to is cells, and may change under any of them.
+
+use core::ops::ControlFlow;
+
+use crate::addr::{Addr, Family};
+use crate::cell::Cell32;
+use crate::dest::{Dest, Hop};
+use crate::ip::Ip;
+use crate::reason::Reason;
+use crate::service::{SchedState, Service, ServiceKey};
+use crate::settings::Settings;
+use crate::siphash::Key;
+
+/// Bits of an address's place in the filter: 65,536 bits, 8 KB.
+pub const FILTER_BITS: u32 = 16;
+
+/// Layout version of all maps together. A binary never reads maps of another version as its own.
+pub const LAYOUT: u32 = 1;
+
+/// The way asked for.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug)]
+pub struct RouteQuery {
+    /// Where to.
+    pub to: Addr,
+    /// On whose behalf: a source address for policy routing; zero for the balancer's own.
+    pub from: Addr,
+    /// NIC the packet came in by.
+    pub ingress: u32,
+    /// Egress NIC for where the kernel does not forward; 0 = none known.
+    pub egress: u32,
+    /// Family of `to`.
+    pub family: Family,
+    /// Is a source address wanted (tunnels)?
+    pub source: bool,
+}
+
+/// Which way a packet counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the client.
+    In,
+    /// From the server.
+    Out,
+}
+
+/// Which template a connection was made through: `controls` map, keyed by slot.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// The template's slot.
+    pub template: u32,
+    /// The generation part of the template's control word then.
+    pub identity: u32,
+    /// The generation part of the connection's own control word: a stale row is not believed.
+    pub owner: u32,
+}
+
+/// Counters of one dest on one CPU. 40 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Connections scheduled.
+    pub conns: u64,
+    /// Packets from clients.
+    pub inpkts: u64,
+    /// Packets from the server.
+    pub outpkts: u64,
+    /// Bytes from clients, IP header on.
+    pub inbytes: u64,
+    /// Bytes from the server.
+    pub outbytes: u64,
+}
+
+impl Counters {
+    /// Sum of both.
+    pub fn plus(self, o: Self) -> Self {
+        Self {
+            conns: self.conns.wrapping_add(o.conns),
+            inpkts: self.inpkts.wrapping_add(o.inpkts),
+            outpkts: self.outpkts.wrapping_add(o.outpkts),
+            inbytes: self.inbytes.wrapping_add(o.inbytes),
+            outbytes: self.outbytes.wrapping_add(o.outbytes),
+        }
+    }
+
+    /// This less `o`, for counters relative to a snapshot.
+    pub fn since(self, o: Self) -> Self {
+        Self {
+            conns: self.conns.wrapping_sub(o.conns),
+            inpkts: self.inpkts.wrapping_sub(o.inpkts),
+            outpkts: self.outpkts.wrapping_sub(o.outpkts),
+            inbytes: self.inbytes.wrapping_sub(o.inbytes),
+            outbytes: self.outbytes.wrapping_sub(o.outbytes),
+        }
+    }
+}
+
+/// Ports a first fragment showed, for the fragments after it: `fragments` map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FragKey {
+    /// Source.
+    pub src: Addr,
+    /// Destination.
+    pub dst: Addr,
+    /// Datagram's identification, wire order.
+    pub id: u32,
+    /// Protocol, family.
+    pub proto: u16,
+    /// `AF_` number.
+    pub family: u16,
+}
+
+/// Maps, clock, randomness and routes.
+pub trait Tables {
+    /// The clock: ticks, [`Settings::hz`] a second, wrapping.
+    fn now(&self) -> u32;
+    /// A random number.
+    fn random(&self) -> u32;
+    /// The settings.
+    fn settings(&self) -> &Settings;
+    /// The connection table's secret.
+    fn secret(&self) -> Key;
+
+    /// Is this bit of the address filter set?
+    fn known(&self, bit: u32) -> bool;
+    /// The service with this key.
+    fn service(&self, key: &ServiceKey) -> Option<&Service>;
+    /// A service's scheduler memory.
+    fn sched(&self, service: u32) -> Option<&SchedState>;
+    /// A word of the lists: dest numbers, scheduler tables.
+    fn list(&self, at: u32) -> Option<u32>;
+    /// A dest slot.
+    fn dest(&self, dest: u32) -> Option<&Dest>;
+
+    /// Number of buckets less one, a mask.
+    fn bucket_mask<F: Ip>(&self) -> u32;
+    /// A bucket.
+    fn bucket<F: Ip>(&self, n: u32) -> Option<&F::Bucket>;
+    /// The second bucket of one that ran over.
+    fn overflow<F: Ip>(&self, n: u32) -> Option<&F::Bucket>;
+    /// Makes the second bucket, empty, or finds it. `None`: no more of them.
+    fn overflow_make<F: Ip>(&self, n: u32) -> Option<&F::Bucket>;
+    /// Gives the second bucket back.
+    fn overflow_drop<F: Ip>(&self, n: u32);
+    /// Notes which template a connection depends on. False: no room.
+    fn control_put(&self, slot: u32, control: &Control) -> bool;
+    /// The note.
+    fn control_get(&self, slot: u32) -> Option<Control>;
+    /// Takes the note back out.
+    fn control_take(&self, slot: u32) -> Option<Control>;
+    /// Remembers the ports of a first fragment.
+    fn fragment_put(&self, key: &FragKey, ports: u32);
+    /// The ports of a fragment's datagram.
+    fn fragment_get(&self, key: &FragKey) -> Option<u32>;
+
+    /// Counts a packet of `bytes`.
+    fn count(&self, dest: u32, direction: Direction, bytes: u32);
+    /// Counts a connection scheduled.
+    fn count_conn(&self, dest: u32);
+    /// Asks the kernel for a way.
+    fn route(&self, query: &RouteQuery) -> Result<Hop, Reason>;
+    /// The way to a client, remembered for about a second.
+    fn route_to_client(&self, query: &RouteQuery, now: u32) -> Result<Hop, Reason>;
+
+    /// Runs `step` for 0, 1, … until it breaks or `count` is reached.
+    fn repeat<A>(&self, count: u32, acc: &mut A, step: impl Fn(&Self, &mut A, u32) -> ControlFlow<()>);
+}
+
+/// Sets a cell only if that changes it: a line that stays clean is not sent between CPUs.
+#[inline(always)]
+pub fn refresh(cell: &Cell32, value: u32) {
+    if cell.load() != value {
+        cell.store(value);
+    }
+}

@@ -1,0 +1,24 @@
+//! What user space asks to be done to the tables that only programs write. A request is a "packet" handed to
+//! `lb_control` by BPF_PROG_TEST_RUN; the verdict is the answer.
+
+use lb_common::packet::Packet;
+use lb_common::request::{self, Request};
+
+use crate::frame::Frame;
+use crate::sweep;
+
+/// Carries out the request in the packet.
+#[inline(always)]
+pub fn run(frame: &mut Frame) -> u32 {
+    let Some(request) = frame.at::<Request>(0).copied() else { return request::status::MALFORMED };
+    match u32::from_le_bytes(request.verb) {
+        request::verb::START_SWEEP => {
+            if sweep::start() == 0 {
+                request::status::DONE
+            } else {
+                request::status::FAILED
+            }
+        }
+        _ => request::status::UNKNOWN,
+    }
+}

@@ -1,0 +1,150 @@
+//! [`Packet`] over XDP memory. All of the program's bounds checks of packet bytes are here.
+
+use core::ffi::c_void;
+use core::mem::size_of;
+use core::ops::ControlFlow;
+
+use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::helpers::generated::{
+    bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
+};
+use aya_ebpf::programs::XdpContext;
+use lb_common::checksum;
+use lb_common::packet::Packet;
+use lb_common::wire::Wire;
+
+use crate::kernel::repeat;
+
+/// Offsets the verifier has to believe in: no header starts further in.
+const DEEPEST: u32 = 0x3fff;
+
+/// A frame under way.
+pub struct Frame {
+    ctx: *mut xdp_md,
+}
+
+impl Frame {
+    /// The program's packet.
+    #[inline(always)]
+    pub fn new(ctx: &XdpContext) -> Self {
+        Self { ctx: ctx.ctx }
+    }
+
+    #[inline(always)]
+    fn data(&self) -> usize {
+        // SAFETY: the context is valid while the program runs; volatile, because adjusting the packet changes it.
+        unsafe { core::ptr::read_volatile(&raw const (*self.ctx).data) as usize }
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        // SAFETY: as in `data`.
+        unsafe { core::ptr::read_volatile(&raw const (*self.ctx).data_end) as usize }
+    }
+
+    #[inline(always)]
+    fn place<T>(&self, off: u32) -> Option<*mut T> {
+        if off > DEEPEST {
+            return None;
+        }
+        let start = self.data() + off as usize;
+        if start + size_of::<T>() > self.end() { None } else { Some(start as *mut T) }
+    }
+}
+
+impl Packet for Frame {
+    #[inline(always)]
+    fn has(&self, len: u32) -> bool {
+        if self.data() + len as usize <= self.end() {
+            return true;
+        }
+        // The frame may go on beyond its linear part.
+        // SAFETY: the helper only reads the context.
+        unsafe { bpf_xdp_get_buff_len(self.ctx) >= len as u64 }
+    }
+
+    #[inline(always)]
+    fn ingress(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.ctx).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn at<T: Wire>(&self, off: u32) -> Option<&T> {
+        // SAFETY: in bounds, and a `Wire` type may lie anywhere; the borrow ends before the packet is adjusted.
+        self.place::<T>(off).map(|p| unsafe { &*p })
+    }
+
+    #[inline(always)]
+    fn at_mut<T: Wire>(&mut self, off: u32) -> Option<&mut T> {
+        // SAFETY: as in `at`; `&mut self` keeps other borrows out.
+        self.place::<T>(off).map(|p| unsafe { &mut *p })
+    }
+
+    #[inline(always)]
+    fn move_start(&mut self, by: i32) -> bool {
+        // SAFETY: the helper checks the room; all packet pointers are made anew from the context.
+        by == 0 || unsafe { bpf_xdp_adjust_head(self.ctx, -by) } == 0
+    }
+
+    #[inline(always)]
+    fn truncate(&mut self, len: u32) -> bool {
+        // SAFETY: the helper only reads the context.
+        let now = unsafe { bpf_xdp_get_buff_len(self.ctx) } as u32;
+        if len >= now {
+            return len == now;
+        }
+        // SAFETY: as in `move_start`.
+        unsafe { bpf_xdp_adjust_tail(self.ctx, len as i32 - now as i32) == 0 }
+    }
+
+    #[inline(always)]
+    fn sum(&mut self, off: u32, len: u32) -> Option<u32> {
+        let mut acc = Sum { ctx: self.ctx, off, len, sum: 0, failed: 0 };
+        repeat(len.div_ceil(CHUNK), &mut acc, |acc, i| {
+            add_chunk(acc, i);
+            if acc.failed != 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        (acc.failed == 0).then_some(acc.sum)
+    }
+}
+
+/// Bytes summed at a time.
+const CHUNK: u32 = 64;
+
+#[repr(C, align(8))]
+struct Sum {
+    ctx: *mut xdp_md,
+    off: u32,
+    len: u32,
+    sum: u32,
+    failed: u32,
+}
+
+#[repr(C, align(8))]
+struct Chunk([u32; 16]);
+
+/// Adds the `i`th chunk. Copied out first: a frame may have several parts, and the last chunk is short.
+#[inline(always)]
+fn add_chunk(acc: &mut Sum, i: u32) {
+    let mut chunk = Chunk([0; 16]);
+    let at = i * CHUNK;
+    let left = acc.len.wrapping_sub(at);
+    let take = if left > CHUNK { CHUNK } else { left & (CHUNK * 2 - 1) };
+    if take == 0 || take > CHUNK {
+        return;
+    }
+    let to = &raw mut chunk as *mut c_void;
+    // SAFETY: `take` is at most the chunk's size; the helper checks the frame's.
+    if unsafe { bpf_xdp_load_bytes(acc.ctx, acc.off.wrapping_add(at), to, take) } != 0 {
+        acc.failed = 1;
+        return;
+    }
+    let mut sum = acc.sum;
+    let mut w = 0;
+    while w < 16 {
+        sum = checksum::add32(sum, chunk.0[w]);
+        w += 1;
+    }
+    acc.sum = sum;
+}

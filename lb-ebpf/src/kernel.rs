@@ -1,0 +1,369 @@
+//! [`Tables`] over the maps and the kernel's helpers.
+
+use core::ffi::c_void;
+use core::mem::size_of;
+use core::ops::ControlFlow;
+
+use aya_ebpf::bindings::{bpf_fib_lookup, xdp_md};
+use aya_ebpf::helpers::generated::{
+    bpf_fib_lookup as fib_lookup, bpf_get_prandom_u32, bpf_jiffies64, bpf_loop, bpf_redirect,
+};
+use lb_common::addr::{Addr, Family};
+use lb_common::conn::{Bucket4, Bucket6};
+use lb_common::dest::{Dest, Hop};
+use lb_common::ip::Ip;
+use lb_common::reason::Reason;
+use lb_common::service::{SchedState, Service, ServiceKey};
+use lb_common::settings::Settings;
+use lb_common::siphash::Key;
+use lb_common::tables::{Control, Counters, Direction, FragKey, RouteQuery, Tables};
+
+use crate::maps::{
+    CLIENT_HOP_SLOTS, CLIENT_HOPS, CONNS4, CONNS6, CONTROLS, DESTS, EGRESS, FILTER, FRAGMENTS, LISTS, OVERFLOW4,
+    OVERFLOW6, SCHED, SERVICES, SETTINGS, STATS, VLANS,
+};
+
+/// The maps, clock and routes of this program.
+pub struct Kernel {
+    ctx: *mut xdp_md,
+}
+
+impl Kernel {
+    /// With a packet's context, which the route lookup wants.
+    #[inline(always)]
+    pub fn new(ctx: *mut xdp_md) -> Self {
+        Self { ctx }
+    }
+    /// Where there is no packet, and no route is asked for.
+    #[inline(always)]
+    pub fn detached() -> Self {
+        Self { ctx: core::ptr::null_mut() }
+    }
+}
+
+/// Buckets of the IPv4 table less one; set when the program is loaded.
+#[unsafe(no_mangle)]
+static BUCKET_MASK_V4: u32 = 0;
+/// Buckets of the IPv6 table less one; set when the program is loaded.
+#[unsafe(no_mangle)]
+static BUCKET_MASK_V6: u32 = 0;
+
+#[inline(always)]
+fn constant(c: &'static u32) -> u32 {
+    // SAFETY: a valid static; volatile, because the loader changes it after the compiler is done.
+    unsafe { core::ptr::read_volatile(c) }
+}
+
+/// A way to a client, remembered by one CPU. 64 bytes.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+pub struct ClientHop {
+    to: Addr,
+    family: u32,
+    asked: u32,
+    macs: [u32; 3],
+    ifindex: u32,
+    mtu: u32,
+    vlan: u32,
+    spare: [u32; 4],
+}
+
+impl ClientHop {
+    #[inline(always)]
+    fn hop(&self) -> Hop {
+        Hop { macs: self.macs, ifindex: self.ifindex, mtu: self.mtu, source: Addr::ZERO, vlan: self.vlan }
+    }
+    #[inline(always)]
+    fn remember(&mut self, query: &RouteQuery, hop: &Hop, now: u32) {
+        self.to = query.to;
+        self.family = query.family as u32;
+        self.asked = now;
+        self.macs = hop.macs;
+        self.ifindex = hop.ifindex;
+        self.mtu = hop.mtu;
+        self.vlan = hop.vlan;
+    }
+}
+
+impl Tables for Kernel {
+    #[inline(always)]
+    fn now(&self) -> u32 {
+        // SAFETY: no arguments. The verifier turns it into one load.
+        unsafe { bpf_jiffies64() as u32 }
+    }
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: no arguments.
+        unsafe { bpf_get_prandom_u32() }
+    }
+    #[inline(always)]
+    fn settings(&self) -> &Settings {
+        match SETTINGS.get(0) {
+            Some(settings) => settings,
+            // Not reached: the map has one entry. The verifier wants something here.
+            None => &NO_SETTINGS,
+        }
+    }
+    #[inline(always)]
+    fn secret(&self) -> Key {
+        let s = &self.settings().secret;
+        let two = |low: u32, high: u32| low as u64 | (high as u64) << 32;
+        Key(two(s[0].load(), s[1].load()), two(s[2].load(), s[3].load()))
+    }
+    #[inline(always)]
+    fn known(&self, bit: u32) -> bool {
+        let Some(filter) = FILTER.get(0) else { return false };
+        let byte = (bit >> 3) as usize & (filter.len() - 1);
+        filter[byte] >> (bit & 7) & 1 != 0
+    }
+    #[inline(always)]
+    fn service(&self, key: &ServiceKey) -> Option<&Service> {
+        // SAFETY: services are replaced, not edited.
+        unsafe { SERVICES.get(key) }
+    }
+    #[inline(always)]
+    fn sched(&self, service: u32) -> Option<&SchedState> {
+        SCHED.get(service)
+    }
+    #[inline(always)]
+    fn list(&self, at: u32) -> Option<u32> {
+        LISTS.get(at).copied()
+    }
+    #[inline(always)]
+    fn dest(&self, dest: u32) -> Option<&Dest> {
+        DESTS.get(dest)
+    }
+    #[inline(always)]
+    fn bucket_mask<F: Ip>(&self) -> u32 {
+        match F::FAMILY {
+            Family::V4 => constant(&BUCKET_MASK_V4),
+            Family::V6 => constant(&BUCKET_MASK_V6),
+        }
+    }
+    #[inline(always)]
+    fn bucket<F: Ip>(&self, n: u32) -> Option<&F::Bucket> {
+        let place = match F::FAMILY {
+            Family::V4 => CONNS4.get_ptr(n)? as *const F::Bucket,
+            Family::V6 => CONNS6.get_ptr(n)? as *const F::Bucket,
+        };
+        // SAFETY: the family's bucket type is the map's value type; array values never move.
+        Some(unsafe { &*place })
+    }
+    #[inline(always)]
+    fn overflow<F: Ip>(&self, n: u32) -> Option<&F::Bucket> {
+        let place = match F::FAMILY {
+            Family::V4 => OVERFLOW4.get_ptr(n)? as *const F::Bucket,
+            Family::V6 => OVERFLOW6.get_ptr(n)? as *const F::Bucket,
+        };
+        // SAFETY: as in `bucket`; a second bucket given back under a reader shows free entries or another bucket's
+        // keys, neither of which matches.
+        Some(unsafe { &*place })
+    }
+    #[inline(always)]
+    fn overflow_make<F: Ip>(&self, n: u32) -> Option<&F::Bucket> {
+        const NOEXIST: u64 = 1;
+        if let Some(found) = self.overflow::<F>(n) {
+            return Some(found);
+        }
+        let _ = match F::FAMILY {
+            Family::V4 => OVERFLOW4.insert(n, &EMPTY4, NOEXIST),
+            Family::V6 => OVERFLOW6.insert(n, &EMPTY6, NOEXIST),
+        };
+        self.overflow::<F>(n)
+    }
+    #[inline(always)]
+    fn overflow_drop<F: Ip>(&self, n: u32) {
+        let _ = match F::FAMILY {
+            Family::V4 => OVERFLOW4.remove(n),
+            Family::V6 => OVERFLOW6.remove(n),
+        };
+    }
+    #[inline(always)]
+    fn control_put(&self, slot: u32, control: &Control) -> bool {
+        CONTROLS.insert(slot, control, 0).is_ok()
+    }
+    #[inline(always)]
+    fn control_get(&self, slot: u32) -> Option<Control> {
+        // SAFETY: written once, before the connection is marked as having it.
+        unsafe { CONTROLS.get(slot) }.copied()
+    }
+    #[inline(always)]
+    fn control_take(&self, slot: u32) -> Option<Control> {
+        let control = self.control_get(slot)?;
+        let _ = CONTROLS.remove(slot);
+        Some(control)
+    }
+    #[inline(always)]
+    fn fragment_put(&self, key: &FragKey, ports: u32) {
+        let _ = FRAGMENTS.insert(key, ports, 0);
+    }
+    #[inline(always)]
+    fn fragment_get(&self, key: &FragKey) -> Option<u32> {
+        // SAFETY: a word, read at once.
+        unsafe { FRAGMENTS.get(key) }.copied()
+    }
+    #[inline(always)]
+    fn count(&self, dest: u32, direction: Direction, bytes: u32) {
+        let Some(c) = STATS.get_ptr_mut(dest) else { return };
+        // SAFETY: this CPU's own copy.
+        let c: &mut Counters = unsafe { &mut *c };
+        match direction {
+            Direction::In => {
+                c.inpkts = c.inpkts.wrapping_add(1);
+                c.inbytes = c.inbytes.wrapping_add(bytes as u64);
+            }
+            Direction::Out => {
+                c.outpkts = c.outpkts.wrapping_add(1);
+                c.outbytes = c.outbytes.wrapping_add(bytes as u64);
+            }
+        }
+    }
+    #[inline(always)]
+    fn count_conn(&self, dest: u32) {
+        if let Some(c) = STATS.get_ptr_mut(dest) {
+            // SAFETY: this CPU's own copy.
+            unsafe { (*c).conns = (*c).conns.wrapping_add(1) };
+        }
+    }
+    #[inline(always)]
+    fn route(&self, query: &RouteQuery) -> Result<Hop, Reason> {
+        let mut hop = Hop::default();
+        match ask_route(self.ctx, query, &mut hop) {
+            ANSWERED => Ok(hop),
+            NO_NEIGHBOUR => Err(Reason::NoNeighbour),
+            NOT_FORWARDING => Err(Reason::ForwardingOff),
+            _ => Err(Reason::NoRoute),
+        }
+    }
+    #[inline(always)]
+    fn route_to_client(&self, query: &RouteQuery, now: u32) -> Result<Hop, Reason> {
+        let words = query.to.words();
+        let mixed = words[0] ^ words[1] ^ words[2] ^ words[3];
+        let slot = mixed.wrapping_mul(0x9E37_79B1) >> (32 - CLIENT_HOP_SLOTS.trailing_zeros());
+        let Some(place) = CLIENT_HOPS.get_ptr_mut(slot) else { return Err(Reason::Internal) };
+        // SAFETY: this CPU's own copy.
+        let known = unsafe { &mut *place };
+        let fresh = known.family == query.family as u32
+            && known.to == query.to
+            && now.wrapping_sub(known.asked) < self.settings().hz.load();
+        if fresh {
+            return Ok(known.hop());
+        }
+        let hop = self.route(query)?;
+        known.remember(query, &hop, now);
+        Ok(hop)
+    }
+    #[inline(always)]
+    fn repeat<A>(&self, count: u32, acc: &mut A, step: impl Fn(&Self, &mut A, u32) -> ControlFlow<()>) {
+        repeat(count, acc, |acc, i| step(self, acc, i));
+    }
+}
+
+/// The helper's argument, in words: the compiler joins writes of smaller neighbours into ones that the verifier finds
+/// misaligned.
+#[repr(C, align(8))]
+struct Fib {
+    /// Family, transport protocol and source port: only the family matters here.
+    family: u32,
+    /// Destination port (0); in: a length to check, out: the route's MTU.
+    mtu: u32,
+    ifindex: u32,
+    flowinfo: u32,
+    src: Addr,
+    dst: Addr,
+    /// VLAN; own MAC address, then the next hop's.
+    link: [u32; 4],
+}
+
+/// The egress NIC is given; the kernel's forwarding switch does not matter.
+const FIB_OUTPUT: u32 = 2;
+/// Fill in the source address the route selects.
+const FIB_SOURCE: u32 = 16;
+/// Answers of [`ask_route`].
+const ANSWERED: u32 = 0;
+const NOT_FORWARDING: u32 = 5;
+const NO_NEIGHBOUR: u32 = 7;
+
+/// Asks the kernel's routing and neighbour tables: the helper's answer, and the hop if that is 0.
+///
+/// A function of its own, so that the many places that ask share one copy.
+#[inline(never)]
+fn ask_route(ctx: *mut xdp_md, query: &RouteQuery, hop: &mut Hop) -> u32 {
+    let answer = lookup(ctx, query, query.ingress, 0, hop);
+    if answer == NOT_FORWARDING && query.egress != 0 {
+        return lookup(ctx, query, query.egress, FIB_OUTPUT, hop);
+    }
+    answer
+}
+
+#[inline(always)]
+fn lookup(ctx: *mut xdp_md, query: &RouteQuery, ifindex: u32, flags: u32, hop: &mut Hop) -> u32 {
+    let mut fib = Fib {
+        family: u32::from_ne_bytes([query.family as u8, 0, 0, 0]),
+        // Any length that fits will do: the answer then says the MTU.
+        mtu: u32::from_ne_bytes([0, 0, 1, 0]),
+        ifindex,
+        flowinfo: 0,
+        src: query.from,
+        dst: query.to,
+        link: [0; 4],
+    };
+    let flags = flags | if query.source { FIB_SOURCE } else { 0 };
+    let place = &raw mut fib as *mut bpf_fib_lookup;
+    // SAFETY: `Fib` has the layout and size of the helper's argument.
+    let answer = unsafe { fib_lookup(ctx as *mut c_void, place, size_of::<Fib>() as i32, flags) };
+    if answer != ANSWERED as i64 {
+        // Negative: arguments refused; no number of the helper's own.
+        return if answer < 0 { u32::MAX } else { answer as u32 };
+    }
+    let [_, a, b, c] = fib.link.map(u32::to_ne_bytes);
+    let mtu = fib.mtu.to_ne_bytes();
+    hop.macs = Hop::pack([b[2], b[3], c[0], c[1], c[2], c[3]], [a[0], a[1], a[2], a[3], b[0], b[1]]);
+    hop.ifindex = fib.ifindex;
+    hop.mtu = u16::from_ne_bytes([mtu[2], mtu[3]]) as u32;
+    hop.source = fib.src;
+    hop.vlan = 0;
+    // An egress that is a VLAN device: its parent sends, with the tag in the frame.
+    // SAFETY: written before any dest that needs it.
+    if let Some([parent, vlan]) = unsafe { VLANS.get(fib.ifindex) } {
+        hop.ifindex = *parent;
+        hop.vlan = *vlan;
+    }
+    ANSWERED
+}
+
+static EMPTY4: Bucket4 = Bucket4::new();
+static EMPTY6: Bucket6 = Bucket6::new();
+static NO_SETTINGS: Settings = Settings::new();
+
+/// `step` for 0, 1, … `count - 1` until it breaks, as one `bpf_loop`.
+#[inline(always)]
+pub fn repeat<A, S: Fn(&mut A, u32) -> ControlFlow<()>>(count: u32, acc: &mut A, step: S) {
+    #[repr(C, align(8))]
+    struct Env<'a, A, S> {
+        acc: &'a mut A,
+        step: &'a S,
+    }
+    unsafe extern "C" fn call<A, S: Fn(&mut A, u32) -> ControlFlow<()>>(i: u64, env: *mut c_void) -> i64 {
+        // SAFETY: `env` is the one below, alive throughout the loop.
+        let env = unsafe { &mut *(env as *mut Env<'_, A, S>) };
+        match (env.step)(env.acc, i as u32) {
+            ControlFlow::Continue(()) => 0,
+            ControlFlow::Break(()) => 1,
+        }
+    }
+    let mut env = Env { acc, step: &step };
+    // SAFETY: the callback has the signature the helper asks for.
+    unsafe { bpf_loop(count, call::<A, S> as *mut c_void, &raw mut env as *mut c_void, 0) };
+}
+
+/// Sends the packet out by another NIC.
+#[inline(always)]
+pub fn redirect(ifindex: u32) -> u32 {
+    match EGRESS.redirect(ifindex, 0) {
+        Ok(action) => action,
+        // A NIC the control side has not put in the map yet.
+        // SAFETY: no pointers.
+        Err(_) => unsafe { bpf_redirect(ifindex, 0) as u32 },
+    }
+}

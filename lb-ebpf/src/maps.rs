@@ -1,0 +1,88 @@
+//! The maps. Sizes that depend on the machine are given when the program is loaded; docs/maps.md says who writes
+//! what.
+
+use aya_ebpf::btf_maps::Array as TimerArray;
+use aya_ebpf::macros::{btf_map, map};
+use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray};
+use lb_common::conn::{Bucket4, Bucket6};
+use lb_common::dest::Dest;
+use lb_common::reason;
+use lb_common::service::{SchedState, Service, ServiceKey};
+use lb_common::settings::Settings;
+use lb_common::tables::{Control, Counters, FILTER_BITS, FragKey};
+
+use crate::kernel::ClientHop;
+use crate::sweep::Sweeper;
+
+/// User space maps it into memory.
+const MMAPABLE: u32 = 1 << 10;
+/// Elements are allocated when they are put in, so that a replaced one is not reused under a reader.
+const NO_PREALLOC: u32 = 1;
+
+/// Instance-wide settings.
+#[map(name = "settings")]
+pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, MMAPABLE);
+/// Addresses worth a look: one bit per hashed VIP or NAT server.
+#[map(name = "filter")]
+pub static FILTER: Array<[u8; 1 << (FILTER_BITS - 3)]> = Array::with_max_entries(1, MMAPABLE);
+/// Services by key.
+#[map(name = "services")]
+pub static SERVICES: HashMap<ServiceKey, Service> = HashMap::with_max_entries(16384, NO_PREALLOC);
+/// What schedulers remember, by service number.
+#[map(name = "sched")]
+pub static SCHED: Array<SchedState> = Array::with_max_entries(16384, MMAPABLE);
+/// Dest lists and scheduler tables, named by services.
+#[map(name = "lists")]
+pub static LISTS: Array<u32> = Array::with_max_entries(1 << 20, MMAPABLE);
+/// Dest slots.
+#[map(name = "dests")]
+pub static DESTS: Array<Dest> = Array::with_max_entries(131_072, MMAPABLE);
+/// Counters by dest.
+#[map(name = "stats")]
+pub static STATS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(131_072, 0);
+/// Counters by reason.
+#[map(name = "reasons")]
+pub static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(64, 0);
+
+/// IPv4 connections.
+#[map(name = "conns4")]
+pub static CONNS4: Array<Bucket4> = Array::with_max_entries(1, MMAPABLE);
+/// IPv6 connections.
+#[map(name = "conns6")]
+pub static CONNS6: Array<Bucket6> = Array::with_max_entries(1, MMAPABLE);
+/// Second buckets of IPv4.
+#[map(name = "overflow4")]
+pub static OVERFLOW4: HashMap<u32, Bucket4> = HashMap::with_max_entries(1, NO_PREALLOC);
+/// Second buckets of IPv6.
+#[map(name = "overflow6")]
+pub static OVERFLOW6: HashMap<u32, Bucket6> = HashMap::with_max_entries(1, NO_PREALLOC);
+/// Templates of connections made through one, by the connection's slot.
+#[map(name = "controls")]
+pub static CONTROLS: HashMap<u32, Control> = HashMap::with_max_entries(1, NO_PREALLOC);
+/// Ports of datagrams whose first fragment was seen.
+#[map(name = "fragments")]
+pub static FRAGMENTS: LruHashMap<FragKey, u32> = LruHashMap::with_max_entries(8192, 0);
+/// Next hops to clients, per CPU, by hashed address.
+#[map(name = "client_hops")]
+pub static CLIENT_HOPS: PerCpuArray<ClientHop> = PerCpuArray::with_max_entries(CLIENT_HOP_SLOTS, 0);
+/// Slots of [`CLIENT_HOPS`], a power of two.
+pub const CLIENT_HOP_SLOTS: u32 = 4096;
+/// VLAN devices: their parent and number, by ifindex.
+#[map(name = "vlans")]
+pub static VLANS: HashMap<u32, [u32; 2]> = HashMap::with_max_entries(1024, NO_PREALLOC);
+/// NICs packets may leave by.
+#[map(name = "egress")]
+pub static EGRESS: DevMapHash = DevMapHash::with_max_entries(1024, 0);
+/// The sweep's timer and place.
+#[btf_map(name = "sweeper")]
+pub static SWEEPER: TimerArray<Sweeper, 1, 0> = TimerArray::new();
+
+/// Moves a reason's counter.
+#[inline(always)]
+pub fn count(reason: u32) {
+    const { assert!(reason::COUNT <= 64) };
+    if let Some(counter) = REASONS.get_ptr_mut(reason) {
+        // SAFETY: this CPU's own copy.
+        unsafe { *counter = (*counter).wrapping_add(1) };
+    }
+}
