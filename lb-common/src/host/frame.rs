@@ -1,0 +1,110 @@
+//! A frame in a vector, with the limits XDP has: so much room in front, never shorter than an Ethernet header.
+
+use std::vec;
+use std::vec::Vec;
+
+use crate::checksum;
+use crate::packet::Packet;
+use crate::wire::Wire;
+
+/// Room in front of a frame: what XDP gives less what the kernel keeps there.
+pub const HEADROOM: usize = 256 - 40;
+/// XDP refuses to make a frame shorter.
+const SHORTEST: usize = 14;
+
+/// A frame with room in front.
+#[derive(Clone, Debug)]
+pub struct SliceFrame {
+    buffer: Vec<u8>,
+    start: usize,
+    ingress: u32,
+}
+
+impl SliceFrame {
+    /// A copy of `bytes` that came in by the NIC `ingress`.
+    pub fn new(bytes: &[u8], ingress: u32) -> Self {
+        let mut buffer = vec![0; HEADROOM];
+        buffer.extend_from_slice(bytes);
+        Self { buffer, start: HEADROOM, ingress }
+    }
+
+    /// The frame as it is now.
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..]
+    }
+
+    fn part(&self, off: u32, len: usize) -> Option<&[u8]> {
+        let off = off as usize;
+        self.bytes().get(off..off.checked_add(len)?)
+    }
+}
+
+impl Packet for SliceFrame {
+    fn has(&self, len: u32) -> bool {
+        self.bytes().len() >= len as usize
+    }
+
+    fn ingress(&self) -> u32 {
+        self.ingress
+    }
+
+    fn at<T: Wire>(&self, off: u32) -> Option<&T> {
+        let part = self.part(off, size_of::<T>())?;
+        // SAFETY: the slice is as long as `T`, and a `Wire` type may lie over any bytes at any place.
+        Some(unsafe { &*part.as_ptr().cast::<T>() })
+    }
+
+    fn at_mut<T: Wire>(&mut self, off: u32) -> Option<&mut T> {
+        let from = self.start + off as usize;
+        let part = self.buffer.get_mut(from..from.checked_add(size_of::<T>())?)?;
+        // SAFETY: as in `at`; a `Wire` type has no padding, so that its bytes stay initialised.
+        Some(unsafe { &mut *part.as_mut_ptr().cast::<T>() })
+    }
+
+    fn move_start(&mut self, by: i32) -> bool {
+        // Positive makes room in front.
+        let Some(start) = usize::try_from(self.start as i64 - i64::from(by)).ok() else { return false };
+        if start + SHORTEST > self.buffer.len() {
+            return false;
+        }
+        self.start = start;
+        true
+    }
+
+    fn truncate(&mut self, len: u32) -> bool {
+        let len = len as usize;
+        if len > self.bytes().len() || len < SHORTEST {
+            return false;
+        }
+        self.buffer.truncate(self.start + len);
+        true
+    }
+
+    fn sum(&mut self, off: u32, len: u32) -> Option<u32> {
+        self.part(off, len as usize).map(checksum::sum)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_beyond_the_end_is_lent() {
+        let mut frame = SliceFrame::new(&[7; 20], 3);
+        assert!(frame.at::<[u8; 4]>(16).is_some() && frame.at_mut::<[u8; 4]>(16).is_some());
+        assert!(frame.at::<[u8; 4]>(17).is_none() && frame.at_mut::<[u8; 4]>(17).is_none());
+        assert!(frame.at::<[u8; 4]>(u32::MAX).is_none() && frame.at_mut::<[u8; 4]>(u32::MAX).is_none());
+        assert!(frame.sum(4, 17).is_none() && frame.sum(u32::MAX, u32::MAX).is_none());
+        assert!(frame.has(20) && !frame.has(21));
+    }
+
+    #[test]
+    fn the_start_moves_within_its_room() {
+        let mut frame = SliceFrame::new(&[7; 20], 3);
+        assert!(!frame.move_start(HEADROOM as i32 + 1) && !frame.move_start(-7));
+        assert!(frame.move_start(-6) && frame.bytes().len() == 14);
+        assert!(frame.move_start(6 + HEADROOM as i32) && frame.bytes().len() == 20 + HEADROOM);
+        assert!(!frame.truncate(13) && frame.truncate(14) && frame.bytes().len() == 14);
+    }
+}

@@ -1,0 +1,36 @@
+//! The engine over ordinary memory: the very pass, tables and protocol of the kernel program, for tests and for
+//! `lb-user explain`. Several threads may use it at once, as CPUs use the maps.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`frame`] | [`Packet`](crate::packet::Packet) over a vector |
+//! | [`tables`] | [`Tables`](crate::tables::Tables) over vectors, with a clock to set and routes to give |
+//! | [`rules`] | services and dests, written as the control side writes them, to this memory or to maps |
+
+pub mod frame;
+pub mod rules;
+pub mod tables;
+
+pub use frame::SliceFrame;
+pub use rules::{Memory, Rules};
+pub use tables::{HostTables, Sizes};
+
+use crate::pipeline;
+use crate::reason::Verdict;
+use crate::tables::Tables;
+
+/// Takes a frame through the pass and counts its reason.
+pub fn run(tables: &HostTables, frame: &mut SliceFrame) -> Verdict {
+    let verdict = pipeline::process(frame, tables);
+    tables.count_reason(verdict.counter());
+    verdict
+}
+
+/// Sweeps both families' whole tables once. Returns the entries left.
+pub fn sweep(tables: &HostTables) -> u32 {
+    use crate::ip::{V4, V6};
+    use crate::table::sweep_range;
+    let now = tables.now();
+    let v4 = sweep_range::<V4, _>(tables, 0, tables.bucket_mask::<V4>() + 1, now);
+    v4 + sweep_range::<V6, _>(tables, 0, tables.bucket_mask::<V6>() + 1, now)
+}

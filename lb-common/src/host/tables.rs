@@ -1,0 +1,390 @@
+//! The tables over vectors. Shared words are the same cells as in the maps and never move, so that a reference into
+//! them stays good while other threads change them; what has a changing number of elements is behind a lock.
+
+use core::ops::ControlFlow;
+use std::boxed::Box;
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::vec::Vec;
+
+use super::rules::Memory;
+use crate::addr::{Addr, Family};
+use crate::cell::{Cell32, Cell64};
+use crate::conn::{Bucket4, Bucket6};
+use crate::dest::{Dest, Hop};
+use crate::ip::Ip;
+use crate::reason::{self, Reason};
+use crate::service::{SchedState, Service, ServiceKey};
+use crate::settings::Settings;
+use crate::siphash::Key;
+use crate::tables::{Control, Counters, Direction, FILTER_BITS, FragKey, RouteQuery, Tables};
+
+/// How much of everything there is.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Buckets of each family: a power of two.
+    pub buckets: u32,
+    /// Second buckets of each family.
+    pub second: u32,
+    /// Dest slots.
+    pub dests: u32,
+    /// Services.
+    pub services: u32,
+    /// Words of dest lists and scheduler tables.
+    pub lists: u32,
+    /// Connections with a template.
+    pub controls: u32,
+}
+
+impl Default for Sizes {
+    /// Enough for a test.
+    fn default() -> Self {
+        Self { buckets: 64, second: 4, dests: 256, services: 64, lists: 1 << 17, controls: 512 }
+    }
+}
+
+/// Second buckets: all of them made beforehand, lent by number of the bucket that ran over.
+#[derive(Debug)]
+struct Second<B> {
+    pool: Box<[B]>,
+    lent: Mutex<Lent>,
+}
+
+#[derive(Debug, Default)]
+struct Lent {
+    by_bucket: HashMap<u32, usize>,
+    free: Vec<usize>,
+}
+
+impl<B: Default> Second<B> {
+    fn new(count: u32) -> Self {
+        let free = (0..count as usize).rev().collect();
+        Self { pool: many(count), lent: Mutex::new(Lent { by_bucket: HashMap::new(), free }) }
+    }
+    fn get(&self, n: u32) -> Option<&B> {
+        let at = *lock(&self.lent).by_bucket.get(&n)?;
+        self.pool.get(at)
+    }
+    fn make(&self, n: u32) -> Option<&B> {
+        let mut lent = lock(&self.lent);
+        if let Some(at) = lent.by_bucket.get(&n) {
+            return self.pool.get(*at);
+        }
+        let at = lent.free.pop()?;
+        lent.by_bucket.insert(n, at);
+        self.pool.get(at)
+    }
+    fn put_back(&self, n: u32) {
+        let mut lent = lock(&self.lent);
+        if let Some(at) = lent.by_bucket.remove(&n) {
+            lent.free.push(at);
+        }
+    }
+    fn each<'a>(&'a self) -> impl Iterator<Item = &'a B> {
+        let lent: Vec<usize> = lock(&self.lent).by_bucket.values().copied().collect();
+        lent.into_iter().filter_map(|at| self.pool.get(at))
+    }
+}
+
+/// The services' values. One is never edited in place, so each change takes a new place, and a reader keeps the old.
+#[derive(Debug)]
+struct Services {
+    values: Box<[OnceLock<Service>]>,
+    by_key: RwLock<HashMap<ServiceKey, usize>>,
+    used: Cell32,
+}
+
+/// Changes of services a [`HostTables`] outlives.
+const SERVICE_CHANGES: u32 = 1 << 14;
+
+/// Counters of a dest.
+#[derive(Debug, Default)]
+struct SharedCounters {
+    conns: Cell64,
+    packets: [Cell64; 2],
+    bytes: [Cell64; 2],
+}
+
+/// Everything [`Tables`] asks for, in ordinary memory.
+#[derive(Debug)]
+pub struct HostTables {
+    settings: Box<Settings>,
+    filter: Box<[Cell32]>,
+    services: Services,
+    sched: Box<[SchedState]>,
+    lists: Box<[Cell32]>,
+    dests: Box<[Dest]>,
+    stats: Box<[SharedCounters]>,
+    reasons: Box<[Cell64]>,
+    conns4: Box<[Bucket4]>,
+    conns6: Box<[Bucket6]>,
+    second4: Second<Bucket4>,
+    second6: Second<Bucket6>,
+    controls: Mutex<HashMap<u32, Control>>,
+    most_controls: usize,
+    fragments: Mutex<HashMap<FragKey, u32>>,
+    routes: RwLock<HashMap<(Family, Addr), Result<Hop, Reason>>>,
+    clock: Cell32,
+    dice: Cell32,
+    /// Numbers to be drawn before the dice are thrown.
+    script: Mutex<Vec<u32>>,
+}
+
+fn many<T: Default>(count: u32) -> Box<[T]> {
+    (0..count).map(|_| T::default()).collect()
+}
+
+/// A thread that panicked while it held a lock has left a whole map behind all the same.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl HostTables {
+    /// Empty tables with IPVS's default settings; the clock stands at 1,000,000 and goes 250 ticks a second.
+    pub fn new(sizes: &Sizes) -> Self {
+        assert!(sizes.buckets.is_power_of_two(), "the number of buckets has to be a power of two");
+        let settings = Box::new(Settings::new());
+        settings.set_defaults(250);
+        Self {
+            settings,
+            filter: many(1 << (FILTER_BITS - 5)),
+            services: Services {
+                values: many(SERVICE_CHANGES),
+                by_key: RwLock::new(HashMap::new()),
+                used: Cell32::new(0),
+            },
+            sched: many(sizes.services),
+            lists: many(sizes.lists),
+            dests: many(sizes.dests),
+            stats: many(sizes.dests),
+            reasons: many(reason::COUNT as u32),
+            conns4: many(sizes.buckets),
+            conns6: many(sizes.buckets),
+            second4: Second::new(sizes.second),
+            second6: Second::new(sizes.second),
+            controls: Mutex::new(HashMap::new()),
+            most_controls: sizes.controls as usize,
+            fragments: Mutex::new(HashMap::new()),
+            routes: RwLock::new(HashMap::new()),
+            clock: Cell32::new(1_000_000),
+            dice: Cell32::new(1),
+            script: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Lets `seconds` pass.
+    pub fn pass_time(&self, seconds: u32) {
+        self.clock.store(self.clock.load().wrapping_add(self.settings.ticks(seconds)));
+    }
+
+    /// Sets the clock, in ticks.
+    pub fn set_clock(&self, ticks: u32) {
+        self.clock.store(ticks);
+    }
+
+    /// What the kernel will answer when asked for the way to an address. Without an answer: no route.
+    pub fn set_route(&self, family: Family, to: Addr, answer: Result<Hop, Reason>) {
+        self.routes.write().unwrap_or_else(PoisonError::into_inner).insert((family, to), answer);
+    }
+
+    /// The next random numbers, in this order.
+    pub fn set_random(&self, numbers: &[u32]) {
+        *lock(&self.script) = numbers.iter().rev().copied().collect();
+    }
+
+    /// Moves a reason's counter.
+    pub fn count_reason(&self, number: u32) {
+        if let Some(counter) = self.reasons.get(number as usize) {
+            counter.add(1);
+        }
+    }
+
+    /// A reason's counter.
+    pub fn reason(&self, reason: Reason) -> u64 {
+        self.reasons.get(reason as usize).map_or(0, Cell64::load)
+    }
+
+    /// All reasons' counters together: every packet is in one of them.
+    pub fn packets(&self) -> u64 {
+        self.reasons.iter().map(Cell64::load).sum()
+    }
+
+    /// A dest's counters.
+    pub fn counters(&self, dest: u32) -> Counters {
+        let Some(c) = self.stats.get(dest as usize) else { return Counters::default() };
+        Counters {
+            conns: c.conns.load(),
+            inpkts: c.packets[Direction::In as usize].load(),
+            outpkts: c.packets[Direction::Out as usize].load(),
+            inbytes: c.bytes[Direction::In as usize].load(),
+            outbytes: c.bytes[Direction::Out as usize].load(),
+        }
+    }
+
+    /// Every IPv4 bucket, second ones too.
+    pub fn buckets4(&self) -> impl Iterator<Item = &Bucket4> {
+        self.conns4.iter().chain(self.second4.each())
+    }
+
+    /// Every IPv6 bucket, second ones too.
+    pub fn buckets6(&self) -> impl Iterator<Item = &Bucket6> {
+        self.conns6.iter().chain(self.second6.each())
+    }
+
+    /// Notes of connections made through a template.
+    pub fn controls(&self) -> usize {
+        lock(&self.controls).len()
+    }
+
+    fn route_of(&self, query: &RouteQuery) -> Result<Hop, Reason> {
+        let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
+        let hop = routes.get(&(query.family, query.to)).copied().unwrap_or(Err(Reason::NoRoute))?;
+        // As the kernel: a source is selected only where one is asked for.
+        Ok(Hop { source: if query.source { hop.source } else { query.from }, ..hop })
+    }
+}
+
+/// A bucket of the table of family `F`, out of the two families' own.
+fn of_family<'a, F: Ip>(v4: Option<&'a Bucket4>, v6: Option<&'a Bucket6>) -> Option<&'a F::Bucket> {
+    let place = match F::FAMILY {
+        Family::V4 => core::ptr::from_ref(v4?).cast::<F::Bucket>(),
+        Family::V6 => core::ptr::from_ref(v6?).cast::<F::Bucket>(),
+    };
+    // SAFETY: `F::Bucket` is Bucket4 for the one family and Bucket6 for the other, as matched here.
+    Some(unsafe { &*place })
+}
+
+impl Tables for HostTables {
+    fn now(&self) -> u32 {
+        self.clock.load()
+    }
+    fn random(&self) -> u32 {
+        if let Some(number) = lock(&self.script).pop() {
+            return number;
+        }
+        // Weyl sequence and a finalizer: the same numbers in every run of one thread.
+        let x = self.dice.fetch_add(0x9E37_79B9);
+        let x = (x ^ x >> 16).wrapping_mul(0x85EB_CA6B);
+        x ^ x >> 13
+    }
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+    fn secret(&self) -> Key {
+        let s = self.settings.secret.each_ref().map(|cell| u64::from(cell.load()));
+        Key(s[0] | s[1] << 32, s[2] | s[3] << 32)
+    }
+    fn known(&self, bit: u32) -> bool {
+        self.filter.get((bit >> 5) as usize).is_some_and(|word| u32::from_le(word.load()) >> (bit & 31) & 1 != 0)
+    }
+    fn service(&self, key: &ServiceKey) -> Option<&Service> {
+        let at = *self.services.by_key.read().unwrap_or_else(PoisonError::into_inner).get(key)?;
+        self.services.values.get(at)?.get()
+    }
+    fn sched(&self, service: u32) -> Option<&SchedState> {
+        self.sched.get(service as usize)
+    }
+    fn list(&self, at: u32) -> Option<u32> {
+        self.lists.get(at as usize).map(Cell32::load)
+    }
+    fn dest(&self, dest: u32) -> Option<&Dest> {
+        self.dests.get(dest as usize)
+    }
+    fn bucket_mask<F: Ip>(&self) -> u32 {
+        self.conns4.len() as u32 - 1
+    }
+    fn bucket<F: Ip>(&self, n: u32) -> Option<&F::Bucket> {
+        of_family::<F>(self.conns4.get(n as usize), self.conns6.get(n as usize))
+    }
+    fn overflow<F: Ip>(&self, n: u32) -> Option<&F::Bucket> {
+        match F::FAMILY {
+            Family::V4 => of_family::<F>(self.second4.get(n), None),
+            Family::V6 => of_family::<F>(None, self.second6.get(n)),
+        }
+    }
+    fn overflow_make<F: Ip>(&self, n: u32) -> Option<&F::Bucket> {
+        match F::FAMILY {
+            Family::V4 => of_family::<F>(self.second4.make(n), None),
+            Family::V6 => of_family::<F>(None, self.second6.make(n)),
+        }
+    }
+    fn overflow_drop<F: Ip>(&self, n: u32) {
+        match F::FAMILY {
+            Family::V4 => self.second4.put_back(n),
+            Family::V6 => self.second6.put_back(n),
+        }
+    }
+    fn control_put(&self, slot: u32, control: &Control) -> bool {
+        let mut controls = lock(&self.controls);
+        let room = controls.len() < self.most_controls || controls.contains_key(&slot);
+        if room {
+            controls.insert(slot, *control);
+        }
+        room
+    }
+    fn control_get(&self, slot: u32) -> Option<Control> {
+        lock(&self.controls).get(&slot).copied()
+    }
+    fn control_take(&self, slot: u32) -> Option<Control> {
+        lock(&self.controls).remove(&slot)
+    }
+    fn fragment_put(&self, key: &FragKey, ports: u32) {
+        lock(&self.fragments).insert(*key, ports);
+    }
+    fn fragment_get(&self, key: &FragKey) -> Option<u32> {
+        lock(&self.fragments).get(key).copied()
+    }
+    fn count(&self, dest: u32, direction: Direction, bytes: u32) {
+        if let Some(c) = self.stats.get(dest as usize) {
+            c.packets[direction as usize].add(1);
+            c.bytes[direction as usize].add(u64::from(bytes));
+        }
+    }
+    fn count_conn(&self, dest: u32) {
+        if let Some(c) = self.stats.get(dest as usize) {
+            c.conns.add(1);
+        }
+    }
+    fn route(&self, query: &RouteQuery) -> Result<Hop, Reason> {
+        self.route_of(query)
+    }
+    fn route_to_client(&self, query: &RouteQuery, _now: u32) -> Result<Hop, Reason> {
+        self.route_of(query)
+    }
+    fn repeat<A>(&self, count: u32, acc: &mut A, step: impl Fn(&Self, &mut A, u32) -> ControlFlow<()>) {
+        for i in 0..count {
+            if step(self, acc, i).is_break() {
+                return;
+            }
+        }
+    }
+}
+
+impl Memory for HostTables {
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+    fn filter(&self, word: u32) -> Option<&Cell32> {
+        self.filter.get(word as usize)
+    }
+    fn sched(&self, service: u32) -> Option<&SchedState> {
+        self.sched.get(service as usize)
+    }
+    fn list(&self, at: u32) -> Option<&Cell32> {
+        self.lists.get(at as usize)
+    }
+    fn dest(&self, dest: u32) -> Option<&Dest> {
+        self.dests.get(dest as usize)
+    }
+    fn put_service(&self, key: &ServiceKey, service: Option<&Service>) {
+        let mut by_key = self.services.by_key.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(service) = service else {
+            by_key.remove(key);
+            return;
+        };
+        let at = self.services.used.fetch_add(1) as usize;
+        let place = self.services.values.get(at);
+        assert!(place.is_some_and(|place| place.set(*service).is_ok()), "more changes of services than are kept");
+        by_key.insert(*key, at);
+    }
+}
