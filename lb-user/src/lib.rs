@@ -5,9 +5,11 @@
 //! | [`start`] | which tool is meant, by the program's name or the first word |
 //! | [`cli`] | ipvsadm's grammar, listings, save and restore |
 //! | [`control`] | the nouns, the rules, the trait behind which the tables live |
+//! | [`program`] | the kernel program's object |
 //! | [`verbs`] | attach, detach, status: what ipvsadm has no words for |
 
 pub mod cli;
 pub mod control;
+pub mod program;
 pub mod start;
 pub mod verbs;

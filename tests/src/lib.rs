@@ -8,17 +8,22 @@
 //! - [`topo`]: whole set-ups: one segment ([`topo::dr`]), two segments with the balancer between them
 //!   ([`topo::nat`]), servers behind a router ([`topo::tun`]).
 //! - [`shell`] and [`lab`]: a person typing commands at one of those hosts.
+//! - [`packets`], [`case`]: frames as values, and cases of packets in and out; [`host`] and [`bpf`] run them.
 //! - [`listing`] and [`drive`]: what the balancer has to show, and the questions that every lab asks.
 //!
 //! Everything made here is undone when its value is dropped, on panic too. What a killed run left behind is removed
 //! by the next one (see [`stale`]).
 
+pub mod bpf;
+pub mod case;
 pub mod drive;
 pub mod harness;
+pub mod host;
 pub mod lab;
 pub mod listing;
 pub mod need;
 pub mod net;
+pub mod packets;
 pub mod peer;
 pub mod run;
 pub mod shell;

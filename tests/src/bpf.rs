@@ -1,0 +1,471 @@
+//! The loaded program in the cases' world: a network namespace of its own with both cards, fixed neighbours and routes,
+//! so that the program's route lookups are answered by the kernel. Packets go in by BPF_PROG_TEST_RUN. The maps that
+//! user space may map are mapped: cells there are the cells the program works on.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::fmt::Write as _;
+use std::os::fd::{AsFd, AsRawFd};
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+use std::{fs, io, ptr, slice, thread};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::maps::{HashMap, Map, MapData, PerCpuArray};
+use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use lb_common::cell::Cell32;
+use lb_common::conn::{Bucket4, Bucket6, Entry, Ways, ctl};
+use lb_common::dest::Dest;
+use lb_common::host::Memory;
+use lb_common::ip::{Ip, V4, V6};
+use lb_common::reason::{COUNT, Reason};
+use lb_common::request::{self, Request, verb};
+use lb_common::service::{SchedState, Service, ServiceKey};
+use lb_common::settings::Settings;
+use lb_common::tables::Counters;
+use nix::sched::{CloneFlags, unshare};
+
+use crate::case::{Engine, FAMILIES, HOSTS, Live, Nic, Outcome, ROUTER, Way};
+use crate::need::{self, Missing};
+use crate::net::xdp_pass;
+use crate::run;
+
+/// Buckets of each family: few, so that a sweep is soon round.
+pub const BUCKETS: u32 = 16;
+/// Dest slots, service slots, second buckets.
+const DESTS: u32 = 256;
+const SERVICES: u32 = 64;
+const SECOND: u32 = 4;
+/// Not what the kernel has: no kernel's clock is faster, so that in real time nothing runs out too early.
+const HZ: u32 = 1000;
+
+/// Runs `body` with the program loaded, in a namespace that is gone afterwards.
+pub fn with<T: Send>(body: impl FnOnce(&mut Program) -> Result<T> + Send) -> Result<T> {
+    need::root()?;
+    need::programs(&["ip"])?;
+    if lb_user::program::PROGRAM.is_empty() {
+        return Err(Missing::new("the kernel program: build without LB_SKIP_BPF").into());
+    }
+    let inside = || -> Result<T> {
+        unshare(CloneFlags::CLONE_NEWNET).context("a network namespace")?;
+        world()?;
+        body(&mut Program::load()?)
+    };
+    match thread::scope(|scope| scope.spawn(inside).join()) {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+/// The cards and the neighbours of the cases' world, in the thread's namespace.
+fn world() -> Result<()> {
+    let mut lines = String::from("link set lo up\n");
+    for nic in Nic::ALL {
+        cable(&mut lines, nic)?;
+    }
+    run::run_with(Command::new("ip").args(["-batch", "-"]), lines.as_bytes(), run::LIMIT)?.ok()?;
+    for file in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+        fs::write(format!("/proc/sys/net/{file}"), "1").with_context(|| format!("setting {file}"))?;
+    }
+    let mut lines = String::new();
+    for nic in Nic::ALL {
+        neighbours(&mut lines, nic)?;
+    }
+    run::run_with(Command::new("ip").args(["-batch", "-"]), lines.as_bytes(), run::LIMIT)?.ok()?;
+    Nic::ALL.iter().try_for_each(|nic| xdp_pass::attach(nic.name()))
+}
+
+fn cable(lines: &mut String, nic: Nic) -> Result<()> {
+    let (name, net) = (nic.name(), nic.net());
+    let mac = mac(nic.mac());
+    writeln!(
+        lines,
+        "link add {name} address {mac} numrxqueues 1 numtxqueues 4 type veth peer name {name}-peer"
+    )?;
+    writeln!(lines, "link set {name}-peer up\nlink set {name} up")?;
+    writeln!(lines, "address add 10.{net}.0.1/16 dev {name}")?;
+    writeln!(lines, "address add fd0{net}::1/64 dev {name} nodad")?;
+    Ok(())
+}
+
+fn neighbours(lines: &mut String, nic: Nic) -> Result<()> {
+    let name = nic.name();
+    for family in FAMILIES {
+        for host in HOSTS {
+            let (address, mac) = (nic.host(family, host), mac(nic.host_mac(host)));
+            writeln!(lines, "neighbour replace {address} lladdr {mac} dev {name} nud permanent")?;
+        }
+    }
+    if nic == Nic::Front {
+        for (family, net) in FAMILIES.iter().zip(["192.0.2.0/24", "2001:db8::/64"]) {
+            writeln!(lines, "route add {net} via {} dev {name}", nic.host(*family, ROUTER))?;
+        }
+    }
+    Ok(())
+}
+
+fn mac(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// A value of ours in a map, as bytes.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Plain<T>(T);
+// SAFETY: used with types of lb-common that are integers throughout, without padding.
+unsafe impl<T: Copy + 'static> aya::Pod for Plain<T> {}
+
+/// A map's memory.
+struct Mapped {
+    start: *mut u8,
+    len: usize,
+}
+
+// SAFETY: it is reached through cells only.
+unsafe impl Send for Mapped {}
+// SAFETY: as above.
+unsafe impl Sync for Mapped {}
+
+impl Mapped {
+    fn new(map: &MapData, len: usize) -> Result<Self> {
+        // SAFETY: a fresh mapping of a descriptor that is open.
+        let start = unsafe {
+            let prot = libc::PROT_READ | libc::PROT_WRITE;
+            libc::mmap(ptr::null_mut(), len, prot, libc::MAP_SHARED, map.fd().as_fd().as_raw_fd(), 0)
+        };
+        ensure!(start != libc::MAP_FAILED, "mapping a map: {}", io::Error::last_os_error());
+        Ok(Self { start: start.cast(), len })
+    }
+
+    /// As values one after the other.
+    fn all<T>(&self) -> &[T] {
+        // SAFETY: the callers name the map's own value type, whose shared words are cells; a mapping is page-aligned
+        // and as long as it says.
+        unsafe { slice::from_raw_parts(self.start.cast(), self.len / size_of::<T>()) }
+    }
+
+    fn clear(&self) {
+        self.all::<Cell32>().iter().for_each(|cell| cell.store(0));
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping.
+        unsafe { libc::munmap(self.start.cast(), self.len) };
+    }
+}
+
+/// The maps of a loaded program.
+pub struct Maps {
+    settings: Mapped,
+    filter: Mapped,
+    sched: Mapped,
+    lists: Mapped,
+    dests: Mapped,
+    conns4: Mapped,
+    conns6: Mapped,
+    services: Mutex<HashMap<MapData, Plain<ServiceKey>, Plain<Service>>>,
+    others: BTreeMap<&'static str, MapData>,
+}
+
+/// Words of the lists. In an ARRAY each word has eight bytes.
+const LISTS: u32 = 1 << 17;
+const FILTER: usize = 8192;
+/// Maps that are reached by system calls only, emptied before each case.
+const HASHES: [&str; 4] = ["overflow4", "overflow6", "controls", "fragments"];
+
+impl Maps {
+    fn take(ebpf: &mut Ebpf) -> Result<Self> {
+        let mapped = |name, len| Mapped::new(&data(ebpf, name)?, len);
+        let maps = Self {
+            settings: mapped("settings", size_of::<Settings>())?,
+            filter: mapped("filter", FILTER)?,
+            sched: mapped("sched", size_of::<SchedState>() * SERVICES as usize)?,
+            lists: mapped("lists", 8 * LISTS as usize)?,
+            dests: mapped("dests", size_of::<Dest>() * DESTS as usize)?,
+            conns4: mapped("conns4", size_of::<Bucket4>() * BUCKETS as usize)?,
+            conns6: mapped("conns6", size_of::<Bucket6>() * BUCKETS as usize)?,
+            services: Mutex::new(HashMap::try_from(Map::HashMap(data(ebpf, "services")?))?),
+            others: BTreeMap::new(),
+        };
+        let names = HASHES.into_iter().chain(["reasons", "stats"]);
+        let others = names.map(|name| Ok((name, data(ebpf, name)?))).collect::<Result<_>>()?;
+        Ok(Self { others, ..maps })
+    }
+
+    fn other(&self, name: &str) -> Result<&MapData> {
+        self.others.get(name).with_context(|| format!("no map {name}"))
+    }
+
+    /// Packets per reason.
+    pub fn reasons(&self) -> Result<Vec<u64>> {
+        let map = PerCpuArray::<_, u64>::try_from(Map::PerCpuArray(again(self.other("reasons")?)?))?;
+        (0..COUNT as u32).map(|reason| Ok(map.get(&reason, 0)?.iter().sum())).collect()
+    }
+
+    /// Second buckets, copied.
+    fn second<B>(&self, name: &str) -> Result<Vec<[u64; 32]>> {
+        const { assert!(size_of::<B>() == 256) };
+        let map = HashMap::<_, u32, [u64; 32]>::try_from(Map::HashMap(again(self.other(name)?)?))?;
+        map.iter().map(|item| Ok(item?.1)).collect()
+    }
+
+    /// Everything in the connection table.
+    pub fn live(&self) -> Result<Vec<Live>> {
+        let mut live = Vec::new();
+        self.conns4.all::<Bucket4>().iter().for_each(|b| live.extend(crate::host::live_in::<V4>(b)));
+        self.conns6.all::<Bucket6>().iter().for_each(|b| live.extend(crate::host::live_in::<V6>(b)));
+        for words in self.second::<Bucket4>("overflow4")? {
+            // SAFETY: a bucket is 256 bytes of cells, which any words are.
+            live.extend(crate::host::live_in::<V4>(&unsafe { std::mem::transmute::<_, Bucket4>(words) }));
+        }
+        for words in self.second::<Bucket6>("overflow6")? {
+            // SAFETY: as above.
+            live.extend(crate::host::live_in::<V6>(&unsafe { std::mem::transmute::<_, Bucket6>(words) }));
+        }
+        Ok(live)
+    }
+}
+
+/// A map of the object by name, a descriptor of our own.
+fn data(ebpf: &Ebpf, name: &str) -> Result<MapData> {
+    let map = ebpf.map(name).with_context(|| format!("no map {name}"))?;
+    match map {
+        Map::Array(d) | Map::HashMap(d) | Map::LruHashMap(d) | Map::PerCpuArray(d) => again(d),
+        other => bail!("map {name} is of another kind: {other:?}"),
+    }
+}
+
+fn again(map: &MapData) -> Result<MapData> {
+    Ok(MapData::from_fd(map.fd().as_fd().try_clone_to_owned()?)?)
+}
+
+impl Memory for Maps {
+    fn settings(&self) -> &Settings {
+        &self.settings.all()[0]
+    }
+    fn filter(&self, word: u32) -> Option<&Cell32> {
+        self.filter.all().get(word as usize)
+    }
+    fn sched(&self, service: u32) -> Option<&SchedState> {
+        self.sched.all().get(service as usize)
+    }
+    fn list(&self, at: u32) -> Option<&Cell32> {
+        self.lists.all().get(2 * at as usize)
+    }
+    fn dest(&self, dest: u32) -> Option<&Dest> {
+        self.dests.all().get(dest as usize)
+    }
+    fn put_service(&self, key: &ServiceKey, service: Option<&Service>) {
+        let mut services = self.services.lock().expect("no thread has panicked with it");
+        let done = match service {
+            Some(service) => services.insert(Plain(*key), Plain(*service), 0),
+            None => services.remove(&Plain(*key)),
+        };
+        done.expect("the services map takes it");
+    }
+}
+
+/// The loaded program.
+pub struct Program {
+    ebpf: Ebpf,
+    maps: Maps,
+    cards: [u32; 2],
+    /// Of each dest, when the case began.
+    counters: BTreeMap<u32, Counters>,
+}
+
+impl Program {
+    fn load() -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        for map in ["conns4", "conns6"] {
+            loader.map_max_entries(map, BUCKETS);
+        }
+        for (map, size) in [("overflow4", SECOND), ("overflow6", SECOND), ("controls", 512), ("dests", DESTS)]
+        {
+            loader.map_max_entries(map, size);
+        }
+        for (map, size) in [("stats", DESTS), ("lists", LISTS), ("sched", SERVICES), ("services", SERVICES)] {
+            loader.map_max_entries(map, size);
+        }
+        let mask = BUCKETS - 1;
+        loader.override_global("BUCKET_MASK_V4", &mask, true).override_global("BUCKET_MASK_V6", &mask, true);
+        let mut ebpf = loader.load(lb_user::program::PROGRAM).context("loading the object")?;
+        for name in ["lb", "lb_control"] {
+            let program: &mut Xdp =
+                ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
+            program.load().with_context(|| format!("the kernel refuses {name}"))?;
+        }
+        let maps = Maps::take(&mut ebpf)?;
+        let cards = Nic::ALL.map(|nic| number(nic.name()));
+        Ok(Self { ebpf, maps, cards, counters: BTreeMap::new() })
+    }
+
+    /// The program, to be run by several threads at a time.
+    pub fn lb(&self) -> Result<&Xdp> {
+        Ok(self.ebpf.program("lb").context("no program lb")?.try_into()?)
+    }
+
+    /// Its maps.
+    pub fn maps(&self) -> &Maps {
+        &self.maps
+    }
+
+    /// A card's number.
+    pub fn card(&self, nic: Nic) -> u32 {
+        self.cards[nic as usize]
+    }
+
+    /// Starts the expiry sweep.
+    pub fn start_sweep(&self) -> Result<()> {
+        let control: &Xdp = self.ebpf.program("lb_control").context("no program lb_control")?.try_into()?;
+        let request = Request::bytes(verb::START_SWEEP, 0, 0);
+        let answer = control.test_run(TestRunOptions { data_in: Some(&request), ..TestRunOptions::new() })?;
+        ensure!(
+            answer.return_value == request::status::DONE,
+            "the sweep does not start: {}",
+            answer.return_value
+        );
+        Ok(())
+    }
+
+    fn raw_counters(&self, dest: u32) -> Result<Counters> {
+        let stats = again(self.maps.other("stats")?)?;
+        let map = PerCpuArray::<_, Plain<Counters>>::try_from(Map::PerCpuArray(stats))?;
+        Ok(map.get(&dest, 0)?.iter().fold(Counters::default(), |sum, one| sum.plus(one.0)))
+    }
+}
+
+fn number(card: &str) -> u32 {
+    let name = CString::new(card).unwrap_or_default();
+    // SAFETY: a C string.
+    unsafe { libc::if_nametoindex(name.as_ptr()) }
+}
+
+/// Runs a frame through a program: verdict and frame.
+pub fn test_run(program: &Xdp, card: u32, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
+    // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+    let context = [0, frame.len() as u32, 0, card, 0, 0].map(u32::to_ne_bytes).concat();
+    let mut out = vec![0; frame.len() + 256];
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        data_out: Some(&mut out),
+        ctx_in: Some(&context),
+        ..TestRunOptions::new()
+    };
+    let answer = program.test_run(options).with_context(|| format!("running {} bytes", frame.len()))?;
+    out.truncate(answer.data_size_out as usize);
+    Ok((answer.return_value, out))
+}
+
+impl Engine for Program {
+    type Memory = Maps;
+    const NAME: &'static str = "loaded program";
+
+    fn memory(&self) -> &Maps {
+        &self.maps
+    }
+
+    fn reset(&mut self) -> Result<()> {
+        let maps = &self.maps;
+        for map in [&maps.filter, &maps.sched, &maps.dests, &maps.conns4, &maps.conns6, &maps.settings] {
+            map.clear();
+        }
+        let mut services = maps.services.lock().expect("no thread has panicked with it");
+        for key in services.keys().collect::<Result<Vec<_>, _>>()? {
+            services.remove(&key)?;
+        }
+        HASHES.iter().try_for_each(|name| empty(maps.other(name)?))?;
+        maps.settings().set_defaults(HZ);
+        drop(services);
+        for dest in 0..DESTS.min(16) {
+            let now = self.raw_counters(dest)?;
+            self.counters.insert(dest, now);
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, nic: Nic, frame: &[u8]) -> Result<Outcome> {
+        let before = self.maps.reasons()?;
+        let (verdict, frame) = test_run(self.lb()?, self.card(nic), frame)?;
+        let after = self.maps.reasons()?;
+        let moved: Vec<usize> = (0..COUNT).filter(|reason| after[*reason] != before[*reason]).collect();
+        let [reason] = moved[..] else { bail!("{} reasons were counted for one packet", moved.len()) };
+        ensure!(after[reason] == before[reason] + 1, "one packet was counted more than once");
+        let way = match verdict {
+            1 => Way::Drop,
+            2 => Way::Pass,
+            3 => Way::Transmit,
+            4 => Way::Redirect,
+            other => bail!("verdict {other}"),
+        };
+        Ok(Outcome { way, reason: Reason::ALL[reason], frame })
+    }
+
+    fn pass_time(&mut self, seconds: u32) {
+        // The kernel's clock is not ours to set: everything becomes older instead.
+        let ticks = seconds * HZ;
+        self.maps.conns4.all::<Bucket4>().iter().for_each(|bucket| age::<V4>(bucket, ticks));
+        self.maps.conns6.all::<Bucket6>().iter().for_each(|bucket| age::<V6>(bucket, ticks));
+    }
+
+    fn sweep(&mut self) -> Result<()> {
+        self.start_sweep()?;
+        // A bucket in four milliseconds, and the timer may be late.
+        let until = Instant::now() + Duration::from_millis(4) * (BUCKETS * 2 + 10);
+        while Instant::now() < until {
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    fn counters(&self, dest: u32) -> Result<Counters> {
+        let before = self.counters.get(&dest).copied().unwrap_or_default();
+        Ok(self.raw_counters(dest)?.since(before))
+    }
+
+    fn live(&self) -> Result<Vec<Live>> {
+        self.maps.live()
+    }
+}
+
+fn age<F: Ip>(bucket: &F::Bucket, ticks: u32) {
+    for way in 0..F::Entry::WAYS {
+        let life = bucket.way(way).life();
+        if ctl::is_live(life.ctl.load()) {
+            life.last.store(life.last.load().wrapping_sub(ticks));
+        }
+    }
+}
+
+/// Takes everything out of a hash map, whatever its key.
+fn empty(map: &MapData) -> Result<()> {
+    let info = map.info()?;
+    match info.key_size() {
+        4 => empty_keys::<u32>(map, info.value_size()),
+        _ => empty_keys::<Plain<lb_common::tables::FragKey>>(map, info.value_size()),
+    }
+}
+
+fn empty_keys<K: aya::Pod>(map: &MapData, value: u32) -> Result<()> {
+    match value {
+        4 => empty_map::<K, u32>(map),
+        12 => empty_map::<K, [u32; 3]>(map),
+        _ => empty_map::<K, [u64; 32]>(map),
+    }
+}
+
+fn empty_map<K: aya::Pod, V: aya::Pod>(map: &MapData) -> Result<()> {
+    let kind = map.info()?.map_type()?;
+    let map = again(map)?;
+    let map =
+        if matches!(kind, aya::maps::MapType::LruHash) { Map::LruHashMap(map) } else { Map::HashMap(map) };
+    let mut map = HashMap::<_, K, V>::try_from(map)?;
+    for key in map.keys().collect::<Result<Vec<_>, _>>()? {
+        map.remove(&key)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! The host engine in the cases' world.
+
+use anyhow::{Context as _, Result};
+use lb_common::addr::{Addr, Family};
+use lb_common::conn::{Entry, Ways, bound, ctl, tag};
+use lb_common::dest::Hop;
+use lb_common::host::{self, HostTables, Sizes, SliceFrame};
+use lb_common::ip::{Address, Ip, V4, V6};
+use lb_common::reason::Action;
+use lb_common::tables::Counters;
+
+use crate::case::{Engine, HOSTS, Live, MTU, Nic, Outcome, ROUTER, Way, client, end};
+
+/// The pass over ordinary memory.
+pub struct Host {
+    tables: HostTables,
+}
+
+impl Host {
+    /// With empty tables.
+    pub fn new() -> Self {
+        Self { tables: world(&Sizes::default()) }
+    }
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Tables that know the way to all of the world's hosts.
+pub fn world(sizes: &Sizes) -> HostTables {
+    let tables = HostTables::new(sizes);
+    for family in [Family::V4, Family::V6] {
+        for nic in Nic::ALL {
+            for host in HOSTS {
+                tables.set_route(family, Addr::from(nic.host(family, host)), Ok(hop(family, nic, host)));
+            }
+        }
+        for number in 1..=255 {
+            tables.set_route(family, Addr::from(client(family, number)), Ok(hop(family, Nic::Front, ROUTER)));
+        }
+    }
+    tables
+}
+
+fn hop(family: Family, nic: Nic, host: u8) -> Hop {
+    Hop {
+        macs: Hop::pack(nic.host_mac(host), nic.mac()),
+        ifindex: number(nic),
+        mtu: MTU,
+        source: Addr::from(nic.host(family, 1)),
+        vlan: 0,
+    }
+}
+
+/// A card's number here.
+pub fn number(nic: Nic) -> u32 {
+    u32::from(nic.net())
+}
+
+impl Engine for Host {
+    type Memory = HostTables;
+    const NAME: &'static str = "host engine";
+
+    fn memory(&self) -> &HostTables {
+        &self.tables
+    }
+
+    fn reset(&mut self) -> Result<()> {
+        *self = Self::new();
+        Ok(())
+    }
+
+    fn run(&mut self, nic: Nic, frame: &[u8]) -> Result<Outcome> {
+        let mut frame = SliceFrame::new(frame, number(nic));
+        let verdict = host::run(&self.tables, &mut frame);
+        let way = match verdict.action() {
+            Action::Pass => Way::Pass,
+            Action::Drop => Way::Drop,
+            Action::Transmit => Way::Transmit,
+            Action::Redirect(_) => Way::Redirect,
+        };
+        let reason = verdict.reason().context("a verdict without a reason")?;
+        Ok(Outcome { way, reason, frame: frame.bytes().to_vec() })
+    }
+
+    fn pass_time(&mut self, seconds: u32) {
+        self.tables.pass_time(seconds);
+    }
+
+    fn sweep(&mut self) -> Result<()> {
+        host::sweep(&self.tables);
+        Ok(())
+    }
+
+    fn counters(&self, dest: u32) -> Result<Counters> {
+        Ok(self.tables.counters(dest))
+    }
+
+    fn live(&self) -> Result<Vec<Live>> {
+        Ok(live_of(&self.tables))
+    }
+}
+
+/// Everything live in the tables.
+pub fn live_of(tables: &HostTables) -> Vec<Live> {
+    let v4 = tables.buckets4().flat_map(|bucket| live_in::<V4>(bucket));
+    v4.chain(tables.buckets6().flat_map(|bucket| live_in::<V6>(bucket))).collect()
+}
+
+/// Everything live in a bucket.
+pub fn live_in<F: Ip>(bucket: &F::Bucket) -> Vec<Live> {
+    (0..F::Entry::WAYS).filter_map(|way| live::<F>(bucket.way(way))).collect()
+}
+
+fn live<F: Ip>(entry: &F::Entry) -> Option<Live> {
+    let word = entry.life().ctl.load();
+    let flow = entry.flow();
+    ctl::is_live(word).then(|| Live {
+        client: end(F::FAMILY, flow.client.wide(), flow.cport),
+        virtual_end: end(F::FAMILY, flow.vaddr.wide(), flow.vport),
+        proto: flow.proto.0,
+        dest: entry.life().dest.load() & bound::DEST,
+        state: (word & ctl::STATE) as u8,
+        active: word & ctl::ACTIVE != 0,
+        template: entry.tag().load() & tag::TEMPLATE != 0,
+    })
+}
