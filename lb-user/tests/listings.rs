@@ -1,5 +1,7 @@
 //! Listings byte for byte. `·` stands for a blank at the end of a line.
 
+#![allow(clippy::unwrap_used, reason = "a failing test should say so where it happens")]
+
 mod common;
 
 use common::{Desk, assert_same, dest, end, golden, service};

@@ -1,5 +1,7 @@
 //! Saving, restoring, and what ends a restore.
 
+#![allow(clippy::unwrap_used, reason = "a failing test should say so where it happens")]
+
 mod common;
 
 use common::{Desk, assert_same};
