@@ -30,6 +30,8 @@ pub struct Frame {
     pub tags: Vec<(u16, u16)>,
     /// What it carries.
     pub packet: Packet,
+    /// What follows the packet, to make a frame long enough for a cable.
+    pub padding: Vec<u8>,
 }
 
 /// An IP packet of either version.
@@ -280,7 +282,7 @@ fn gre(summed: bool, inner: &Packet) -> Vec<u8> {
 impl Frame {
     /// Without tags.
     pub fn new(from: Mac, to: Mac, packet: Packet) -> Self {
-        Self { to, from, tags: Vec::new(), packet }
+        Self { to, from, tags: Vec::new(), packet, padding: Vec::new() }
     }
 
     /// With these tags of a customer VLAN.
@@ -289,9 +291,15 @@ impl Frame {
         self
     }
 
+    /// With zeros behind the packet.
+    pub fn padded(mut self, zeros: usize) -> Self {
+        self.padding = vec![0; zeros];
+        self
+    }
+
     /// Its bytes.
     pub fn bytes(&self) -> Vec<u8> {
-        [self.head(), self.packet.bytes()].concat()
+        [self.head(), self.packet.bytes(), self.padding.clone()].concat()
     }
 
     fn head(&self) -> Vec<u8> {
@@ -309,7 +317,7 @@ impl Frame {
     pub fn fitted(&self, actual: &[u8]) -> Vec<u8> {
         let head = self.head();
         let packet = self.packet.fit(actual.get(head.len()..).unwrap_or(&[]));
-        [head, packet.bytes()].concat()
+        [head, packet.bytes(), self.padding.clone()].concat()
     }
 }
 
