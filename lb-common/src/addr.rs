@@ -57,9 +57,7 @@ impl Addr {
     #[inline(always)]
     pub const fn from_words(w: [u32; 4]) -> Self {
         let (a, b, c, d) = (w[0].to_ne_bytes(), w[1].to_ne_bytes(), w[2].to_ne_bytes(), w[3].to_ne_bytes());
-        Self([
-            a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3],
-        ])
+        Self([a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]])
     }
 
     /// The host-order number IPVS's hashes start from: the XOR of the four words (for IPv4 the address itself).

@@ -1,145 +1,128 @@
-//! A packet without a connection: which service is it for, may it start a connection, which dest gets it?
+//! A packet without a connection, in three stages: which service is it for and may it start a connection
+//! ([`lookup`]), which dest gets it ([`pick`]), make the entry ([`open`]).
+
+use core::ops::ControlFlow;
 
 use crate::addr::{Port, Proto};
 use crate::conn::{bound, ctl};
 use crate::dest::{Dest, Method};
+use crate::forward::icmp;
 use crate::ip::{Address, Ip};
 use crate::parse::Seen;
 use crate::persist;
-use crate::reason::{Reason, Verdict};
+use crate::pipeline::{Step, Work};
+use crate::reason::Reason;
 use crate::sched::{self, Ask, Candidate, View};
 use crate::service::{SchedState, Service, ServiceKey, flags};
 use crate::state;
-use crate::table::{self, Birth, Inserted, Place};
+use crate::table::{Birth, Inserted, Insertion};
 use crate::tables::Tables;
-use core::ops::ControlFlow;
 
-/// A packet that may start a connection.
-#[derive(Debug)]
-pub struct Newcomer<'a, F: Ip> {
+/// What a scheduler is asked: for which service, about which packet. Kept between the stages.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Question {
+    /// The service, as it was when the packet found it.
+    pub service: Service,
     /// The packet.
-    pub seen: &'a Seen<F>,
-    /// Where its entry will live.
-    pub place: Place,
-}
-
-/// A service found, with the port of the key it was found by.
-#[derive(Clone, Copy, Debug)]
-pub struct Found<'a> {
-    /// The service.
-    pub service: &'a Service,
-    /// Its own port: 0 for one that takes all ports.
+    pub ask: Ask,
+    /// The port of the key the service was found by: 0 for one that takes all ports.
     pub port: Port,
 }
 
-/// The service a packet is for, in IPVS's order: exact, the FTP rule, port 0.
+impl Question {
+    /// Do connections go through templates?
+    #[inline(always)]
+    pub const fn persistent(&self) -> bool {
+        self.service.flags & flags::PERSISTENT != 0
+    }
+}
+
+/// Finds the service and writes the question. Leads to [`pick`], or for a client with a template straight to
+/// [`open`].
 #[inline(always)]
-pub fn service<'a, F: Ip, T: Tables>(t: &'a T, seen: &Seen<F>) -> Option<Found<'a>> {
+pub fn lookup<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, question: &mut Question) -> Step {
+    let seen = &work.seen;
+    let Some(port) = service(t, seen, question) else { return Reason::NoService.into() };
+    // Source port 20 is a server's FTP data connection to a client; IPVS never balances it.
+    if !seen.opens || seen.proto == Proto::TCP && seen.sport == Port::new(20) {
+        return Reason::NoConnection.into();
+    }
+    // A non-persistent service serves its own port only; a packet to another one came by the FTP rule.
+    if !question.persistent() && port != seen.dport {
+        return Reason::NoConnection.into();
+    }
+    question.port = port;
+    question.ask = Ask {
+        source: u32::from_be(seen.src.mixed()),
+        destination: u32::from_be(seen.dst.mixed()),
+        source_port: seen.sport.host() as u32,
+    };
+    if question.persistent() { persist::lookup(t, work, question) } else { Step::pick() }
+}
+
+/// The service a packet is for, in IPVS's order: exact, the FTP rule, port 0. Returns the port of its key.
+#[inline(always)]
+fn service<F: Ip, T: Tables>(t: &T, seen: &Seen<F>, question: &mut Question) -> Option<Port> {
     const FTP: Port = Port::new(21);
     const FTP_DATA: u16 = 20;
     let settings = t.settings();
     let mut key = ServiceKey::addr(F::FAMILY, seen.proto, seen.dst.wide(), seen.dport);
     if let Some(service) = t.service(&key) {
-        return Some(Found { service, port: key.port });
+        question.service = *service;
+        return Some(key.port);
     }
     let port = seen.dport.host();
     if seen.proto == Proto::TCP && settings.ftp.load() != 0 && (port == FTP_DATA || port >= 1024) {
         key.port = FTP;
         if let Some(service) = t.service(&key) {
-            return Some(Found { service, port: key.port });
+            question.service = *service;
+            return Some(key.port);
         }
     }
     if settings.port0.load() == 0 {
         return None;
     }
     key.port = Port::ZERO;
-    t.service(&key).map(|service| Found { service, port: key.port })
+    question.service = *t.service(&key)?;
+    Some(key.port)
 }
 
-/// A slot, or the reason there is none: one word, because that is what a BPF function can return.
-#[repr(transparent)]
-#[derive(Clone, Copy, Debug)]
-pub struct Admitted(u64);
-
-impl From<Result<u32, Reason>> for Admitted {
-    #[inline(always)]
-    fn from(result: Result<u32, Reason>) -> Self {
-        match result {
-            Ok(slot) => Self(slot as u64 | 1 << 32),
-            Err(reason) => Self(reason as u64),
-        }
-    }
-}
-
-impl Admitted {
-    /// The slot.
-    #[inline(always)]
-    pub const fn slot(self) -> Option<u32> {
-        if self.0 >> 32 != 0 { Some(self.0 as u32) } else { None }
-    }
-    /// Is it this reason?
-    #[inline(always)]
-    pub const fn is(self, reason: Reason) -> bool {
-        self.0 == reason as u64
-    }
-    /// The verdict of a packet not admitted.
-    #[inline(always)]
-    pub const fn verdict(self) -> Verdict {
-        Verdict::numbered(self.0 as u32)
-    }
-}
-
-/// Makes the connection of a newcomer.
-#[inline(never)]
-pub fn admit<F: Ip, T: Tables>(t: &T, new: &Newcomer<'_, F>) -> Admitted {
-    schedule(t, new).into()
-}
-
+/// Asks the scheduler. Where no dest is available the client is told, as IPVS tells it.
 #[inline(always)]
-fn schedule<F: Ip, T: Tables>(t: &T, new: &Newcomer<'_, F>) -> Result<u32, Reason> {
-    let seen = new.seen;
-    let found = service::<F, T>(t, seen).ok_or(Reason::NoService)?;
-    // Source port 20 is a server's FTP data connection to a client; IPVS never balances it.
-    if !seen.opens || seen.proto == Proto::TCP && seen.sport == Port::new(20) {
-        return Err(Reason::NoConnection);
+pub fn pick<T: Tables>(t: &T, question: &Question) -> Step {
+    let service = &question.service;
+    let Some(state) = t.sched(service.slot) else { return Reason::Internal.into() };
+    match sched::pick(&ServiceView { tables: t, service, state }, &question.ask) {
+        Some(dest) => Step::open(dest),
+        None => Step::answer(icmp::Error::PORT_UNREACHABLE),
     }
-    if found.service.flags & flags::PERSISTENT != 0 {
-        return persist::admit(t, new, &found);
-    }
-    // A non-persistent service serves its own port only; a packet to another one came by the FTP rule.
-    if found.port != seen.dport {
-        return Err(Reason::NoConnection);
-    }
-    let dest = choose(t, found.service, seen).ok_or(Reason::NoDest)?;
-    open(t, new, dest, false).map(Inserted::slot)
 }
 
-/// Asks the scheduler.
+/// Makes the connection to dest `number`.
 #[inline(always)]
-pub fn choose<F: Ip, T: Tables>(t: &T, service: &Service, seen: &Seen<F>) -> Option<u32> {
-    let ask = Ask {
-        source: u32::from_be(seen.src.mixed()),
-        destination: u32::from_be(seen.dst.mixed()),
-        source_port: seen.sport.host() as u32,
+pub fn open<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, question: &Question, number: u32) -> Step {
+    let made = if question.persistent() {
+        persist::open(t, work, question, number)
+    } else {
+        connect(t, work, number, false)
     };
-    sched::pick(&ServiceView { tables: t, service, state: t.sched(service.slot)? }, &ask)
+    match made.slot() {
+        Ok(slot) => Step::request(slot),
+        Err(reason) => Step(reason as u64),
+    }
 }
 
-/// Makes the entry of a connection to `number`. `keep_port`: the dest is addressed on the packet's own port.
+/// Makes the entry of a connection. `keep_port`: the dest is addressed on the packet's own port.
 #[inline(always)]
-pub fn open<F: Ip, T: Tables>(
-    t: &T,
-    new: &Newcomer<'_, F>,
-    number: u32,
-    keep_port: bool,
-) -> Result<Inserted, Reason> {
-    let dest = t.dest(number).ok_or(Reason::Internal)?;
-    let birth = birth(t, new.seen, number, dest, keep_port || dest.port().is_zero());
-    let inserted = table::insert::<F, T>(t, new.place, &new.seen.flow(), &birth, new.seen.now)?;
-    if matches!(inserted, Inserted::New(_)) {
+pub fn connect<F: Ip, T: Tables>(t: &T, work: &Work<F>, number: u32, keep_port: bool) -> Inserted {
+    let Some(dest) = t.dest(number) else { return Inserted(Reason::Internal as u64) };
+    let birth = birth(t, &work.seen, number, dest, keep_port || dest.port().is_zero());
+    let inserted = t.insert(Insertion::<F> { wanted: work.wanted, birth, place: work.place });
+    if inserted.is_new() {
         t.count_conn(number);
     }
-    Ok(inserted)
+    inserted
 }
 
 #[inline(always)]
@@ -177,10 +160,16 @@ impl<T: Tables> View for ServiceView<'_, T> {
     }
     #[inline(always)]
     fn candidate(&self, at: u32) -> Option<Candidate> {
+        if at >= self.service.dests {
+            return None;
+        }
         self.dest(self.tables.list(self.service.list.wrapping_add(at))?)
     }
     #[inline(always)]
     fn table(&self, at: u32) -> Option<u32> {
+        if at >= self.service.table_len {
+            return None;
+        }
         self.tables.list(self.service.table.wrapping_add(at))
     }
     #[inline(always)]
@@ -192,7 +181,8 @@ impl<T: Tables> View for ServiceView<'_, T> {
             active: dest.active.load(),
             total: dest.total.load(),
             overloaded: dest.overloaded.load() != 0,
-            available: dest.available(),
+            // A cache may name a slot that has become another service's.
+            available: dest.available() && dest.service.load() == self.service.slot,
         })
     }
     #[inline(always)]

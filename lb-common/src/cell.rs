@@ -111,18 +111,20 @@ mod imp {
                 #[inline(always)]
                 pub fn swap(&self, value: $word) -> $word {
                     // SAFETY: the reference is valid and aligned.
-                    unsafe { intrinsics::atomic_xchg::<$word, { AtomicOrdering::AcqRel }>(self.0.get(), value) }
+                    unsafe {
+                        intrinsics::atomic_xchg::<$word, { AtomicOrdering::AcqRel }>(self.0.get(), value)
+                    }
                 }
                 /// Writes `new` if the word is `old`. True if it did.
                 #[inline(always)]
                 pub fn compare_exchange(&self, old: $word, new: $word) -> bool {
                     // SAFETY: the reference is valid and aligned.
                     unsafe {
-                        intrinsics::atomic_cxchg::<$word, { AtomicOrdering::AcqRel }, { AtomicOrdering::Acquire }>(
-                            self.0.get(),
-                            old,
-                            new,
-                        )
+                        intrinsics::atomic_cxchg::<
+                            $word,
+                            { AtomicOrdering::AcqRel },
+                            { AtomicOrdering::Acquire },
+                        >(self.0.get(), old, new)
                         .1
                     }
                 }
@@ -131,7 +133,10 @@ mod imp {
                 pub fn fetch_add(&self, value: $word) -> $word {
                     // SAFETY: the reference is valid and aligned.
                     unsafe {
-                        intrinsics::atomic_xadd::<$word, $word, { AtomicOrdering::AcqRel }>(self.0.get(), value)
+                        intrinsics::atomic_xadd::<$word, $word, { AtomicOrdering::AcqRel }>(
+                            self.0.get(),
+                            value,
+                        )
                     }
                 }
                 /// Subtracts, wrapping, and returns the word before.
@@ -144,7 +149,10 @@ mod imp {
                 pub fn add(&self, value: $word) {
                     // SAFETY: the reference is valid and aligned.
                     unsafe {
-                        intrinsics::atomic_xadd::<$word, $word, { AtomicOrdering::Relaxed }>(self.0.get(), value);
+                        intrinsics::atomic_xadd::<$word, $word, { AtomicOrdering::Relaxed }>(
+                            self.0.get(),
+                            value,
+                        );
                     }
                 }
             }

@@ -106,6 +106,8 @@ pub trait Entry<A>: core::fmt::Debug {
     fn is_client(&self, client: &A, port: Port, proto: Proto) -> bool;
     /// Is this its virtual address and port?
     fn is_service(&self, vaddr: &A, vport: Port) -> bool;
+    /// Its virtual address.
+    fn vaddr(&self) -> A;
     /// Its virtual port.
     fn vport(&self) -> Port;
     /// The key. Meaningful only if the control word was live, and the same, before and after.
@@ -250,6 +252,10 @@ impl Entry<A4> for Entry4 {
         self.vaddr.load() == vaddr.0 && self.vport() == vport
     }
     #[inline(always)]
+    fn vaddr(&self) -> A4 {
+        A4(self.vaddr.load())
+    }
+    #[inline(always)]
     fn vport(&self) -> Port {
         split(self.ports.load()).1
     }
@@ -314,6 +320,10 @@ impl Entry<A6> for Entry6 {
     #[inline(always)]
     fn is_service(&self, vaddr: &A6, vport: Port) -> bool {
         same(&self.vaddr, vaddr) && self.vport() == vport
+    }
+    #[inline(always)]
+    fn vaddr(&self) -> A6 {
+        read(&self.vaddr)
     }
     #[inline(always)]
     fn vport(&self) -> Port {

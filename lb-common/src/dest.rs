@@ -1,7 +1,7 @@
 //! Dests: the real servers, one slot each in the `dests` map.
 
 use crate::addr::{Addr, Port};
-use crate::cell::Cell32;
+use crate::cell::{Cell32, Cell64};
 
 /// How packets reach a dest. IPVS's numbers.
 #[repr(u8)]
@@ -90,14 +90,19 @@ impl Hop {
 }
 
 /// A hop in shared memory, guarded by a sequence number: odd while somebody writes. 48 bytes.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Debug, Default)]
 pub struct SharedHop {
     /// Even: stable. 0: never written.
     pub seq: Cell32,
     /// When it was last asked of the kernel, in ticks.
     pub asked: Cell32,
-    words: [Cell32; 10],
+    /// Two of [`Hop`]'s words in each: MACs and egress, MTU and VLAN, source.
+    words: [Cell64; 5],
+}
+
+const fn join(low: u32, high: u32) -> u64 {
+    low as u64 | (high as u64) << 32
 }
 
 impl SharedHop {
@@ -108,35 +113,42 @@ impl SharedHop {
         if seq == 0 || seq & 1 != 0 {
             return None;
         }
-        let w = |i: usize| self.words[i].load();
+        let low = |i: usize| self.words[i].load() as u32;
+        let high = |i: usize| (self.words[i].load() >> 32) as u32;
         let hop = Hop {
-            macs: [w(0), w(1), w(2)],
-            ifindex: w(3),
-            mtu: w(4),
-            source: Addr::from_words([w(5), w(6), w(7), w(8)]),
-            vlan: w(9),
+            macs: [low(0), high(0), low(1)],
+            ifindex: high(1),
+            mtu: low(2),
+            vlan: high(2),
+            source: Addr::from_words([low(3), high(3), low(4), high(4)]),
         };
         (self.seq.load_acquire() == seq).then_some(hop)
     }
 
-    /// Writes the hop, unless somebody else is at it.
+    /// Writes the hop if it differs, unless somebody else is at it.
     #[inline(always)]
     pub fn write(&self, hop: &Hop) {
+        let source = hop.source.words();
+        let words = [
+            join(hop.macs[0], hop.macs[1]),
+            join(hop.macs[2], hop.ifindex),
+            join(hop.mtu, hop.vlan),
+            join(source[0], source[1]),
+            join(source[2], source[3]),
+        ];
         let seq = self.seq.load();
+        let changes = |i: usize| self.words[i].load() != words[i];
+        if seq != 0 && !(changes(0) || changes(1) || changes(2) || changes(3) || changes(4)) {
+            return;
+        }
         if seq & 1 != 0 || !self.seq.compare_exchange(seq, seq.wrapping_add(1)) {
             return;
         }
-        self.words[0].store(hop.macs[0]);
-        self.words[1].store(hop.macs[1]);
-        self.words[2].store(hop.macs[2]);
-        self.words[3].store(hop.ifindex);
-        self.words[4].store(hop.mtu);
-        let source = hop.source.words();
-        self.words[5].store(source[0]);
-        self.words[6].store(source[1]);
-        self.words[7].store(source[2]);
-        self.words[8].store(source[3]);
-        self.words[9].store(hop.vlan);
+        self.words[0].store(words[0]);
+        self.words[1].store(words[1]);
+        self.words[2].store(words[2]);
+        self.words[3].store(words[3]);
+        self.words[4].store(words[4]);
         // Never back to 0, which means "never written".
         let next = seq.wrapping_add(2);
         self.seq.swap(if next == 0 { 2 } else { next });

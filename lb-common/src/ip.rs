@@ -82,11 +82,7 @@ impl Address for A6 {
     fn masked(&self, netmask: u32) -> Self {
         let word = |w: u32, before: u32| {
             let bits = netmask.saturating_sub(before);
-            if bits >= 32 {
-                w
-            } else {
-                w & (!(u32::MAX.checked_shr(bits).unwrap_or(0))).to_be()
-            }
+            if bits >= 32 { w } else { w & (!(u32::MAX.checked_shr(bits).unwrap_or(0))).to_be() }
         };
         Self([word(self.0[0], 0), word(self.0[1], 32), word(self.0[2], 64), word(self.0[3], 96)])
     }
@@ -105,7 +101,7 @@ impl Address for A6 {
 }
 
 /// One IP version.
-pub trait Ip: 'static {
+pub trait Ip: 'static + Copy + Default + Debug {
     /// Which.
     const FAMILY: Family;
     /// Length of the fixed header.
@@ -152,11 +148,11 @@ pub trait Ip: 'static {
 }
 
 /// IPv4.
-#[derive(Debug)]
-pub enum V4 {}
+#[derive(Clone, Copy, Debug, Default)]
+pub struct V4;
 /// IPv6.
-#[derive(Debug)]
-pub enum V6 {}
+#[derive(Clone, Copy, Debug, Default)]
+pub struct V6;
 
 impl Ip for V4 {
     const FAMILY: Family = Family::V4;
@@ -293,7 +289,12 @@ impl Ip for V6 {
     fn hash(key: Key, client: &A6, port: Port, proto: Proto) -> u64 {
         let w = client.0;
         let two = |a: u32, b: u32| a as u64 | (b as u64) << 32;
-        siphash::long(key, [two(w[0], w[1]), two(w[2], w[3])], port.wire() as u64 | (proto.0 as u64) << 16, 19)
+        siphash::long(
+            key,
+            [two(w[0], w[1]), two(w[2], w[3])],
+            port.wire() as u64 | (proto.0 as u64) << 16,
+            19,
+        )
     }
 }
 

@@ -19,7 +19,11 @@
 //! | [`host`] | the engine over ordinary memory, for tests and for `lb-user explain` |
 
 #![no_std]
-#![cfg_attr(target_arch = "bpf", feature(core_intrinsics), allow(internal_features, reason = "32-bit atomics on BPF"))]
+#![cfg_attr(
+    target_arch = "bpf",
+    feature(core_intrinsics),
+    allow(internal_features, reason = "32-bit atomics on BPF")
+)]
 
 #[cfg(any(test, feature = "host"))]
 extern crate std;

@@ -40,9 +40,11 @@ pub fn link<P: Packet>(p: &P) -> Result<Link, Reason> {
 }
 
 /// Which part of its datagram a packet is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fragment {
     /// All of it.
+    #[default]
     Whole,
     /// The first part: it has the ports.
     First,
@@ -52,7 +54,7 @@ pub enum Fragment {
 
 /// A packet taken apart. The order of fields keeps double words aligned, see [`crate::addr::Addr`].
 #[repr(C, align(8))]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Seen<F: Ip> {
     /// Source.
     pub src: F::Addr,
@@ -62,8 +64,6 @@ pub struct Seen<F: Ip> {
     pub l3: u32,
     /// Where the transport header begins.
     pub l4: u32,
-    /// Length of the IP packet.
-    pub len: u32,
     /// The datagram's identification, wire order.
     pub id: u32,
     /// When, in ticks.
@@ -72,43 +72,40 @@ pub struct Seen<F: Ip> {
     pub sport: Port,
     /// Destination port.
     pub dport: Port,
-    /// Transport protocol.
-    pub proto: Proto,
-    /// Part of a datagram?
-    pub fragment: Fragment,
     /// What it means to the state machine.
     pub event: Event,
     /// May it start a connection?
     pub opens: bool,
+    /// Transport protocol.
+    pub proto: Proto,
+    /// Part of a datagram?
+    pub fragment: Fragment,
+    /// Length of the IP packet.
+    pub len: u32,
 }
 
 /// The IP header, with nothing known of the transport yet.
 ///
 /// `Malformed` if its lengths cannot be, among themselves or within the frame.
 #[inline(always)]
-pub fn network<F: Ip, P: Packet>(p: &P, l3: u32) -> Result<Seen<F>, Reason> {
+pub fn network<F: Ip, P: Packet>(p: &P, l3: u32, seen: &mut Seen<F>) -> Result<(), Reason> {
     let header: &F::Header = p.at(l3).ok_or(Reason::Truncated)?;
     let len = F::total_len(header);
-    let (src, dst) = (F::source(header), F::destination(header));
     let (skip, proto, fragment, id) = F::payload(header)?;
+    seen.src = F::source(header);
+    seen.dst = F::destination(header);
+    seen.l3 = l3;
+    seen.l4 = l3 + skip;
+    seen.len = len;
+    seen.id = id;
+    seen.event = Event::NONE;
+    seen.opens = false;
+    seen.proto = proto;
+    seen.fragment = fragment;
     if len < skip || !p.has(l3 + len) {
         return Err(Reason::Malformed);
     }
-    Ok(Seen {
-        src,
-        dst,
-        l3,
-        l4: l3 + skip,
-        len,
-        id,
-        now: 0,
-        sport: Port::ZERO,
-        dport: Port::ZERO,
-        proto,
-        fragment,
-        event: Event::NONE,
-        opens: false,
-    })
+    Ok(())
 }
 
 /// Walks IPv6 extension headers up to the transport header. (IPv4 has none: a no-op there.)

@@ -5,56 +5,49 @@
 //! them. Overload and weight 0 do not stop it (IPVS: only expire_quiescent_template makes weight 0 do so).
 
 use crate::addr::Port;
-use crate::admit::{Found, Newcomer, choose, open};
+use crate::admit::{Question, connect};
 use crate::conn::{bound, tag};
 use crate::flow::Flow;
 use crate::ip::{Address, Ip};
+use crate::parse::Seen;
+use crate::pipeline::{Step, Work};
 use crate::reason::Reason;
-use crate::table::{self, Birth, Hit, Inserted};
+use crate::table::{self, Birth, Hit, Inserted, Insertion, Wanted};
 use crate::tables::Tables;
 
-/// Makes a connection through the client's template, the template first if there is none.
+/// What [`Work::template`] holds when the client has none.
+pub const NO_TEMPLATE: u32 = u32::MAX;
+
+/// Looks for the client's template. With a usable one the dest is known; else the scheduler is asked.
 #[inline(always)]
-pub fn admit<F: Ip, T: Tables>(t: &T, new: &Newcomer<'_, F>, found: &Found<'_>) -> Result<u32, Reason> {
-    let slot = template(t, new, found)?;
-    let template = table::hit_at::<F, T>(t, slot).ok_or(Reason::Internal)?;
-    // The packet's own port, but for a packet to the service's port and a dest with one of its own.
-    let conn = open(t, new, template.dest(), new.seen.dport != found.port)?;
-    if let Inserted::New(slot) = conn
-        && let Some(hit) = table::hit_at::<F, T>(t, slot)
-        && table::depend(t, &hit, &template)
-    {
-        hit.life().dest.store(hit.dest | bound::CONTROLLED);
+pub fn lookup<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, question: &Question) -> Step {
+    work.template = NO_TEMPLATE;
+    let wanted = wanted(&work.seen, question);
+    let place = table::place::<F, T>(t, &wanted.flow.client, Port::ZERO, wanted.flow.proto);
+    let Some(hit) = table::search::<F, T, false>(t, place, &wanted) else { return Step::pick() };
+    if usable(t, &hit) {
+        work.template = hit.slot;
+        return Step::open(hit.dest());
     }
-    table::renew_template(t, &template, new.seen.now);
-    Ok(conn.slot())
+    table::orphan_template(&hit);
+    Step::pick()
 }
 
-/// The slot of the client's template.
+/// The key of the client's template.
 #[inline(always)]
-fn template<F: Ip, T: Tables>(t: &T, new: &Newcomer<'_, F>, found: &Found<'_>) -> Result<u32, Reason> {
-    let key = key(new, found);
-    let place = table::place::<F, T>(t, &key.client, key.cport, key.proto);
-    if let Some(hit) = table::find::<F, T>(t, place, &key, tag::TEMPLATE, new.seen.now) {
-        if usable(t, &hit) {
-            return Ok(hit.slot);
-        }
-        table::orphan_template(&hit);
-    }
-    let number = choose(t, found.service, new.seen).ok_or(Reason::NoDest)?;
-    let method = t.dest(number).ok_or(Reason::Internal)?.method() as u32;
-    let (tag, packets) = table::template_bits(found.service.timeout);
-    let birth = Birth {
-        dest: number | method << bound::METHOD_SHIFT,
-        tag,
-        ctl: 0,
-        last: new.seen.now.wrapping_add(t.settings().ticks(found.service.timeout)),
-        packets,
+fn wanted<F: Ip>(seen: &Seen<F>, question: &Question) -> Wanted<F> {
+    const FTP: Port = Port::new(21);
+    let flow = Flow {
+        client: seen.src.masked(question.service.netmask),
+        vaddr: seen.dst,
+        cport: Port::ZERO,
+        vport: if question.port == FTP { Port::ZERO } else { question.port },
+        proto: seen.proto,
     };
-    table::insert::<F, T>(t, place, &key, &birth, new.seen.now).map(Inserted::slot)
+    Wanted { flow, tag: seen.proto.0 as u32 | tag::TEMPLATE, now: seen.now }
 }
 
-/// May the template's dest still be used? Weight 0 and overload do not stop it.
+/// May the template's dest still be used?
 #[inline(always)]
 fn usable<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>) -> bool {
     let Some(dest) = t.dest(hit.dest()) else { return false };
@@ -62,16 +55,44 @@ fn usable<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>) -> bool {
     dest.available() && !quiescent
 }
 
-/// The key of the client's template.
+/// Makes a connection to dest `number` through the client's template, the template first if there is none.
 #[inline(always)]
-fn key<F: Ip>(new: &Newcomer<'_, F>, found: &Found<'_>) -> Flow<F::Addr> {
-    const FTP: Port = Port::new(21);
-    let port = if found.port == FTP { Port::ZERO } else { found.port };
-    Flow {
-        client: new.seen.src.masked(found.service.netmask),
-        vaddr: new.seen.dst,
-        cport: Port::ZERO,
-        vport: port,
-        proto: new.seen.proto,
+pub fn open<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, question: &Question, number: u32) -> Inserted {
+    if work.template == NO_TEMPLATE {
+        let made = create(t, &work.seen, question, number);
+        match made.slot() {
+            Ok(slot) => work.template = slot,
+            Err(_) => return made,
+        }
     }
+    let Some(template) = table::hit_at::<F, T>(t, work.template) else {
+        return Inserted(Reason::Internal as u64);
+    };
+    // The packet's own port, but for a packet to the service's port and a dest with one of its own.
+    let conn = connect(t, work, template.dest(), work.seen.dport != question.port);
+    if let Ok(slot) = conn.slot()
+        && conn.is_new()
+        && let Some(hit) = table::hit_at::<F, T>(t, slot)
+        && table::depend(t, &hit, &template)
+    {
+        hit.life().dest.store(hit.dest | bound::CONTROLLED);
+    }
+    table::renew_template(t, &template, work.seen.now);
+    conn
+}
+
+#[inline(always)]
+fn create<F: Ip, T: Tables>(t: &T, seen: &Seen<F>, question: &Question, number: u32) -> Inserted {
+    let Some(dest) = t.dest(number) else { return Inserted(Reason::Internal as u64) };
+    let (tag, packets) = table::template_bits(question.service.timeout);
+    let birth = Birth {
+        dest: number | (dest.method() as u32) << bound::METHOD_SHIFT,
+        tag,
+        ctl: 0,
+        last: seen.now.wrapping_add(t.settings().ticks(question.service.timeout)),
+        packets,
+    };
+    let wanted = wanted(seen, question);
+    let place = table::place::<F, T>(t, &wanted.flow.client, Port::ZERO, wanted.flow.proto);
+    t.insert(Insertion::<F> { wanted, birth, place })
 }

@@ -1,50 +1,186 @@
 //! The pass over a packet, top to bottom. Read this first.
 //!
 //! ```text
-//! process ── link layer ── ip ── address filter ── headers ─┬─ reply ──── search ── advance ── forward::reply
-//!                                                           └─ request ── find ──── advance ── forward::request
-//!                                                                          └ admit ┘
+//! process ─ link layer ─ receive ─┬────────────────────────┬─ forward::request ─┬─ verdict
+//!                                 ├─ lookup ─ pick ─ open ─┘                    └─ icmp::answer
+//!                                 └────────────────────────── forward::reply
 //! ```
+//!
+//! The stages are functions of their own, one after the other and not one inside the other, each telling the next what
+//! to do by one word, a [`Step`]: a chain of BPF functions has 512 bytes of stack together and may return one word.
 
 use crate::addr::Proto;
-use crate::admit::{self, Admitted, Newcomer};
-use crate::conn::{Entry, bound, ctl};
+use crate::admit::Question;
+use crate::conn::{bound, ctl};
 use crate::dest::Method;
+use crate::flow::Flow;
 use crate::forward::{self, icmp};
 use crate::ip::{Address, Ip, V4, V6, filter_bit};
 use crate::packet::Packet;
 use crate::parse::{self, Fragment, Seen};
 use crate::reason::{Reason, Verdict};
 use crate::state::{self, tcp::TcpState};
-use crate::table::{self, Hit};
+use crate::table::{self, Hit, Place, Wanted};
 use crate::tables::{Direction, FragKey, Tables};
 use crate::wire::{Ports, ethertype};
 
+/// What the pass works on. The kernel program keeps it in per-CPU memory, for the sake of its stack.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Work<F: Ip> {
+    /// The packet taken apart.
+    pub seen: Seen<F>,
+    /// What is looked up.
+    pub wanted: Wanted<F>,
+    /// Where it is, or will be.
+    pub place: Place,
+    /// Slot of the client's persistence template.
+    pub template: u32,
+}
+
+/// Room for either family.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Workspace {
+    /// IPv4.
+    pub v4: Work<V4>,
+    /// IPv6.
+    pub v6: Work<V6>,
+    /// What the scheduler is asked.
+    pub question: Question,
+}
+
+/// What a stage leaves for the next one: a verdict, or bit 63 with what is to be done.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step(pub u64);
+
+impl Step {
+    const OPEN: u64 = 1 << 63;
+    const KIND: u64 = Self::OPEN | 7 << 60;
+    const REQUEST: u64 = Self::OPEN | 1 << 60;
+    const REPLY: u64 = Self::OPEN | 2 << 60;
+    const ADMIT: u64 = Self::OPEN | 3 << 60;
+    const ANSWER: u64 = Self::OPEN | 4 << 60;
+    const PICK: u64 = Self::OPEN | 5 << 60;
+    const OPEN_TO: u64 = Self::OPEN | 6 << 60;
+
+    /// A client's packet of the connection in this slot is to be forwarded.
+    #[inline(always)]
+    pub const fn request(slot: u32) -> Self {
+        Self(Self::REQUEST | slot as u64)
+    }
+    /// A server's packet of the connection in this slot is to be forwarded.
+    #[inline(always)]
+    pub const fn reply(slot: u32) -> Self {
+        Self(Self::REPLY | slot as u64)
+    }
+    /// A client's packet has no connection.
+    #[inline(always)]
+    pub const fn admit() -> Self {
+        Self(Self::ADMIT)
+    }
+    /// The scheduler is to be asked.
+    #[inline(always)]
+    pub const fn pick() -> Self {
+        Self(Self::PICK)
+    }
+    /// A connection to this dest is to be made.
+    #[inline(always)]
+    pub const fn open(dest: u32) -> Self {
+        Self(Self::OPEN_TO | dest as u64)
+    }
+    /// The sender is to be told.
+    #[inline(always)]
+    pub const fn answer(error: icmp::Error) -> Self {
+        Self(Self::ANSWER | error.word() as u64)
+    }
+    #[inline(always)]
+    const fn is(self, kind: u64) -> bool {
+        self.0 & Self::KIND == kind
+    }
+    /// Slot, dest or error.
+    #[inline(always)]
+    const fn word(self) -> u32 {
+        self.0 as u32
+    }
+}
+
+impl From<Verdict> for Step {
+    #[inline(always)]
+    fn from(verdict: Verdict) -> Self {
+        Self(verdict.word())
+    }
+}
+
+impl From<Reason> for Step {
+    #[inline(always)]
+    fn from(reason: Reason) -> Self {
+        Verdict::from(reason).into()
+    }
+}
+
+impl From<Result<Step, Reason>> for Step {
+    #[inline(always)]
+    fn from(result: Result<Step, Reason>) -> Self {
+        match result {
+            Ok(step) => step,
+            Err(reason) => reason.into(),
+        }
+    }
+}
+
 /// Takes a frame through the balancer.
 #[inline(always)]
-pub fn process<P: Packet, T: Tables>(p: &mut P, t: &T) -> Verdict {
+pub fn process<P: Packet, T: Tables>(p: &mut P, t: &T, space: &mut Workspace) -> Verdict {
     let link = match parse::link(p) {
         Ok(link) => link,
         Err(reason) => return reason.into(),
     };
     match link.kind {
-        ethertype::IPV4 => ip::<V4, P, T>(p, t, link.l3),
-        ethertype::IPV6 => ip::<V6, P, T>(p, t, link.l3),
+        ethertype::IPV4 => stages::<V4, P, T>(p, t, &mut space.v4, &mut space.question, link.l3),
+        ethertype::IPV6 => stages::<V6, P, T>(p, t, &mut space.v6, &mut space.question, link.l3),
         _ => Reason::NotIp.into(),
     }
 }
 
-/// One IP packet: is it for us, from whom, and on which side of a connection?
-#[inline(never)]
-fn ip<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, l3: u32) -> Verdict {
-    match sides::<F, P, T>(p, t, l3) {
-        Ok(verdict) => verdict,
-        Err(reason) => reason.into(),
+#[inline(always)]
+fn stages<F: Ip, P: Packet, T: Tables>(
+    p: &mut P,
+    t: &T,
+    work: &mut Work<F>,
+    question: &mut Question,
+    l3: u32,
+) -> Verdict {
+    let mut step = receive(p, t, work, l3);
+    if step.is(Step::ADMIT) {
+        step = t.lookup(work, question);
     }
+    if step.is(Step::PICK) {
+        step = t.pick(question);
+    }
+    if step.is(Step::OPEN_TO) {
+        step = t.open(work, question, step.word());
+    }
+    if step.is(Step::REQUEST) {
+        step = forward::request(p, t, &work.seen, step.word());
+    } else if step.is(Step::REPLY) {
+        step = forward::reply(p, t, &work.seen, step.word());
+    }
+    if step.is(Step::ANSWER) {
+        return icmp::answer(p, t, &work.seen, icmp::Error::from_word(step.word()));
+    }
+    Verdict::from_word(step.0)
+}
+
+/// One IP packet: is it for us, from whom, of which connection?
+#[inline(never)]
+fn receive<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>, l3: u32) -> Step {
+    sides(p, t, work, l3).into()
 }
 
 #[inline(always)]
-fn sides<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, l3: u32) -> Result<Verdict, Reason> {
+fn sides<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>, l3: u32) -> Result<Step, Reason> {
     let header: &F::Header = p.at(l3).ok_or(Reason::Truncated)?;
     let to_us = t.known(filter_bit(F::FAMILY, F::destination(header).mixed()));
     let from_us = t.known(filter_bit(F::FAMILY, F::source(header).mixed()));
@@ -54,19 +190,20 @@ fn sides<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, l3: u32) -> Result<Verdi
     if t.settings().services(F::FAMILY) == 0 {
         return Err(Reason::FamilyIdle);
     }
-    let mut seen = parse::network::<F, P>(p, l3)?;
-    parse::extensions::<F, P>(p, &mut seen)?;
+    let seen = &mut work.seen;
+    parse::network::<F, P>(p, l3, seen)?;
+    parse::extensions::<F, P>(p, seen)?;
     if seen.fragment != Fragment::Later {
-        parse::transport::<F, P>(p, &mut seen)?;
+        parse::transport::<F, P>(p, seen)?;
     }
-    if seen.fragment != Fragment::Whole && !join_fragment(t, &mut seen) {
+    if seen.fragment != Fragment::Whole && !join_fragment(t, seen) {
         return Err(Reason::FragmentUnknown);
     }
     seen.now = t.now();
-    if from_us && let Some(hit) = find_reply(t, &seen) {
-        return reply(p, t, &seen, &hit);
+    if from_us && let Some(hit) = find_reply(t, work) {
+        return reply(t, &work.seen, &hit);
     }
-    if to_us { request(p, t, &seen) } else { Err(Reason::ReplyUnknown) }
+    if to_us { request(t, work) } else { Err(Reason::ReplyUnknown) }
 }
 
 /// A first fragment leaves its ports for the later ones; a later one takes them. False: the first was not seen.
@@ -90,36 +227,17 @@ fn join_fragment<F: Ip, T: Tables>(t: &T, seen: &mut Seen<F>) -> bool {
 
 /// A packet from a client.
 #[inline(always)]
-fn request<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, seen: &Seen<F>) -> Result<Verdict, Reason> {
-    let flow = seen.flow();
-    let place = table::place::<F, T>(t, &flow.client, flow.cport, flow.proto);
-    let known = table::find::<F, T>(t, place, &flow, 0, seen.now).filter(|hit| !reusable(t, hit, seen));
-    let conn = match known {
-        Some(hit) => {
+fn request<F: Ip, T: Tables>(t: &T, work: &mut Work<F>) -> Result<Step, Reason> {
+    let seen = &work.seen;
+    work.place = table::place::<F, T>(t, &seen.src, seen.sport, seen.proto);
+    work.wanted = Wanted { flow: seen.flow(), tag: seen.proto.0 as u32, now: seen.now };
+    match table::search::<F, T, false>(t, work.place, &work.wanted) {
+        Some(hit) if !reusable(t, &hit, seen) => {
             follow(t, seen, &hit)?;
-            hit
+            Ok(Step::request(hit.slot))
         }
-        None => {
-            let admitted = admit::admit(t, &Newcomer { seen, place });
-            let Some(slot) = admitted.slot() else {
-                return Ok(refuse(p, t, seen, admitted));
-            };
-            table::hit_at::<F, T>(t, slot).ok_or(Reason::Internal)?
-        }
-    };
-    t.count(conn.dest(), Direction::In, seen.len);
-    let packets = &conn.life().packets;
-    packets.store(packets.load().wrapping_add(1));
-    forward::request(p, t, seen, &conn)
-}
-
-/// A packet that got no connection. Where no dest is available the client is told, as IPVS tells it.
-#[inline(always)]
-fn refuse<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, seen: &Seen<F>, why: Admitted) -> Verdict {
-    if why.is(Reason::NoDest) {
-        return icmp::answer(p, t, seen, icmp::Error::PORT_UNREACHABLE);
+        _ => Ok(Step::admit()),
     }
-    why.verdict()
 }
 
 /// A packet of a known connection: its dest must still be there; the state machine moves.
@@ -193,36 +311,22 @@ fn start_afresh<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, now: u32) -> bool {
 
 /// The connection a packet from a known address is a reply of.
 #[inline(always)]
-fn find_reply<'a, F: Ip, T: Tables>(t: &'a T, seen: &Seen<F>) -> Option<Hit<'a, F>> {
+fn find_reply<'a, F: Ip, T: Tables>(t: &'a T, work: &mut Work<F>) -> Option<Hit<'a, F>> {
+    let seen = &work.seen;
     let place = table::place::<F, T>(t, &seen.dst, seen.dport, seen.proto);
-    table::search::<F, T>(t, place, seen.now, |entry, dest| {
-        entry.is_client(&seen.dst, seen.dport, seen.proto) && is_source(t, entry, dest, seen)
-    })
-}
-
-/// Does the packet come from where this connection's replies do: the dest under NAT, else the virtual address?
-#[inline(always)]
-fn is_source<F: Ip, T: Tables>(t: &T, entry: &F::Entry, dest_word: u32, seen: &Seen<F>) -> bool {
-    if bound::method(dest_word) != Method::Nat as u32 {
-        return entry.is_service(&seen.src, seen.sport);
-    }
-    let Some(dest) = t.dest(dest_word & bound::DEST) else { return false };
-    let port = if dest_word & bound::KEEP_PORT != 0 { entry.vport() } else { dest.port() };
-    port == seen.sport && F::Addr::narrow(&dest.address()) == seen.src
+    let flow =
+        Flow { client: seen.dst, vaddr: seen.src, cport: seen.dport, vport: seen.sport, proto: seen.proto };
+    work.wanted = Wanted { flow, tag: seen.proto.0 as u32, now: seen.now };
+    table::search::<F, T, true>(t, place, &work.wanted)
 }
 
 /// A packet from a server.
 #[inline(always)]
-fn reply<F: Ip, P: Packet, T: Tables>(
-    p: &mut P,
-    t: &T,
-    seen: &Seen<F>,
-    hit: &Hit<'_, F>,
-) -> Result<Verdict, Reason> {
+fn reply<F: Ip, T: Tables>(t: &T, seen: &Seen<F>, hit: &Hit<'_, F>) -> Result<Step, Reason> {
     t.count(hit.dest(), Direction::Out, seen.len);
     step(t, seen, hit, state::Direction::Output, 0);
     if bound::method(hit.dest) != Method::Nat as u32 {
         return Err(Reason::ReplyDirect);
     }
-    forward::reply(p, t, seen, hit)
+    Ok(Step::reply(hit.slot))
 }

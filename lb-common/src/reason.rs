@@ -27,10 +27,15 @@ impl Verdict {
         let way = if ifindex == ingress { 0 } else { ifindex };
         Self(reason as u64 | (way as u64) << 32)
     }
-    /// Of the reason with this number, not sent out.
+    /// As a word, and back.
     #[inline(always)]
-    pub const fn numbered(reason: u32) -> Self {
-        Self(reason as u64)
+    pub const fn word(self) -> u64 {
+        self.0
+    }
+    /// From [`Verdict::word`].
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Self {
+        Self(word)
     }
     /// The counter to move: a [`Reason`]'s number.
     #[inline(always)]

@@ -22,8 +22,9 @@ use crate::account;
 use crate::addr::{Port, Proto};
 use crate::cell::Cell32;
 use crate::conn::{Entry, Life, Ways, bound, ctl, half_open, tag};
+use crate::dest::Method;
 use crate::flow::Flow;
-use crate::ip::Ip;
+use crate::ip::{Address, Ip};
 use crate::reason::Reason;
 use crate::settings::Settings;
 use crate::state;
@@ -42,7 +43,7 @@ const TEMPLATE_LINGER: u32 = 60;
 
 /// Where a flow lives.
 #[repr(C, align(8))]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Place {
     /// Bucket number.
     pub bucket: u32,
@@ -111,51 +112,74 @@ pub fn expired(settings: &Settings, tag_word: u32, ctl_word: u32, last: u32, now
     age >= settings.timeout(Proto(tag_word as u8), ctl_word & ctl::STATE).load() as i32
 }
 
-/// Is the entry live and in time, and does `wanted` say it is the one?
-#[inline(always)]
-fn probe<'a, F: Ip, T: Tables>(
-    t: &T,
-    bucket: &'a F::Bucket,
-    way: u32,
-    base: u32,
-    now: u32,
-    wanted: &impl Fn(&F::Entry, u32) -> bool,
-) -> Option<Hit<'a, F>> {
-    let way = way & (F::Entry::WAYS - 1);
-    let entry = bucket.way(way);
-    let life = entry.life();
-    let ctl_word = life.ctl.load_acquire();
-    if !ctl::is_live(ctl_word) {
-        return None;
-    }
-    let dest = life.dest.load();
-    if !wanted(entry, dest) {
-        return None;
-    }
-    if expired(t.settings(), entry.tag().load(), ctl_word, life.last.load(), now) {
-        return None;
-    }
-    let hit = Hit { entry, ctl: ctl_word, dest, slot: base + way };
-    hit.current().then_some(hit)
+/// What is looked for: a flow seen from the client. `REPLY` searches take its virtual end as the source of a reply: the
+/// virtual address and port, or under NAT the dest's.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted<F: Ip> {
+    /// The flow.
+    pub flow: Flow<F::Addr>,
+    /// [`tag::KEY`] bits: protocol, template or not.
+    pub tag: u32,
+    /// The clock.
+    pub now: u32,
 }
 
-#[inline(always)]
-fn search_bucket<'a, F: Ip, T: Tables>(
+/// Found nothing.
+const NOWHERE: u64 = u64::MAX;
+
+/// The way of the entry wanted, with its control word in the upper half; or [`NOWHERE`].
+///
+/// A function of its own in the kernel program: inlined wherever something is looked up, its spills would need more
+/// stack than a chain of BPF functions may have together (512 bytes).
+#[inline(never)]
+fn search_bucket<F: Ip, T: Tables, const REPLY: bool>(
     t: &T,
-    bucket: &'a F::Bucket,
+    bucket: &F::Bucket,
     home: u32,
-    base: u32,
-    now: u32,
-    wanted: &impl Fn(&F::Entry, u32) -> bool,
-) -> Option<Hit<'a, F>> {
+    wanted: &Wanted<F>,
+) -> u64 {
     let mut i = 0;
     while i < F::Entry::WAYS {
-        if let Some(hit) = probe::<F, T>(t, bucket, home.wrapping_add(i), base, now, wanted) {
-            return Some(hit);
+        let way = home.wrapping_add(i) & (F::Entry::WAYS - 1);
+        let found = probe::<F, T, REPLY>(t, bucket.way(way), wanted);
+        if found != 0 {
+            return (found as u64) << 32 | way as u64;
         }
         i += 1;
     }
-    None
+    NOWHERE
+}
+
+/// The entry's control word if it is live, in time and the one wanted; else 0.
+#[inline(always)]
+fn probe<F: Ip, T: Tables, const REPLY: bool>(t: &T, entry: &F::Entry, wanted: &Wanted<F>) -> u32 {
+    let life = entry.life();
+    let word = life.ctl.load_acquire();
+    if !ctl::is_live(word) {
+        return 0;
+    }
+    let flow = &wanted.flow;
+    let same = if REPLY {
+        entry.is_client(&flow.client, flow.cport, flow.proto) && is_source::<F, T>(t, entry, flow)
+    } else {
+        entry.matches(flow, wanted.tag)
+    };
+    let in_time = same && !expired(t.settings(), entry.tag().load(), word, life.last.load(), wanted.now);
+    if in_time && life.ctl.load_acquire() & ctl::IDENTITY == word & ctl::IDENTITY { word } else { 0 }
+}
+
+/// Does the virtual end of `flow` name where this connection's replies come from: the dest under NAT, else the virtual
+/// address?
+#[inline(always)]
+fn is_source<F: Ip, T: Tables>(t: &T, entry: &F::Entry, flow: &Flow<F::Addr>) -> bool {
+    let word = entry.life().dest.load();
+    if bound::method(word) != Method::Nat as u32 {
+        return entry.is_service(&flow.vaddr, flow.vport);
+    }
+    let Some(dest) = t.dest(word & bound::DEST) else { return false };
+    let port = if word & bound::KEEP_PORT != 0 { entry.vport() } else { dest.port() };
+    port == flow.vport && F::Addr::narrow(&dest.address()) == flow.vaddr
 }
 
 #[inline(always)]
@@ -163,37 +187,31 @@ fn base<F: Ip>(bucket: u32) -> u32 {
     bucket * F::Entry::WAYS | if F::HEADER_SUM { 0 } else { SLOT_V6 }
 }
 
-/// Looks through a place for the entry `wanted` says yes to.
+/// Looks through a place, second bucket included.
 #[inline(always)]
-pub fn search<'a, F: Ip, T: Tables>(
+pub fn search<'a, F: Ip, T: Tables, const REPLY: bool>(
     t: &'a T,
     place: Place,
-    now: u32,
-    wanted: impl Fn(&F::Entry, u32) -> bool,
+    wanted: &Wanted<F>,
 ) -> Option<Hit<'a, F>> {
     let bucket = t.bucket::<F>(place.bucket)?;
-    let base = base::<F>(place.bucket);
-    if let Some(hit) = search_bucket::<F, T>(t, bucket, place.home, base, now, &wanted) {
-        return Some(hit);
+    let found = search_bucket::<F, T, REPLY>(t, bucket, place.home, wanted);
+    if found != NOWHERE {
+        return Some(hit(bucket, found, base::<F>(place.bucket)));
     }
     if bucket.way(0).tag().load() & tag::OVERFLOW == 0 {
         return None;
     }
     let second = t.overflow::<F>(place.bucket)?;
-    search_bucket::<F, T>(t, second, place.home, base | SLOT_OVERFLOW, now, &wanted)
+    let found = search_bucket::<F, T, REPLY>(t, second, place.home, wanted);
+    (found != NOWHERE).then(|| hit(second, found, base::<F>(place.bucket) | SLOT_OVERFLOW))
 }
 
-/// The connection (or, with [`tag::TEMPLATE`] in `kind`, the template) of a flow.
 #[inline(always)]
-pub fn find<'a, F: Ip, T: Tables>(
-    t: &'a T,
-    place: Place,
-    flow: &Flow<F::Addr>,
-    kind: u32,
-    now: u32,
-) -> Option<Hit<'a, F>> {
-    let wanted_tag = flow.proto.0 as u32 | kind;
-    search::<F, T>(t, place, now, |entry, _| entry.matches(flow, wanted_tag))
+fn hit<F: Ip>(bucket: &F::Bucket, found: u64, base: u32) -> Hit<'_, F> {
+    let way = found as u32;
+    let entry = bucket.way(way);
+    Hit { entry, ctl: (found >> 32) as u32, dest: entry.life().dest.load(), slot: base + way }
 }
 
 /// A packet of the connection: next state, direction seen, clock. Counts follow the state.
@@ -228,41 +246,63 @@ pub struct Birth {
     pub packets: u32,
 }
 
-/// The outcome of an insertion. Slots, not references: what is handed between functions of the kernel program must
-/// not be a pointer in a union.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Inserted {
-    /// Made, in this slot.
-    New(u32),
-    /// Another CPU was first, in this slot.
-    Existing(u32),
+/// What [`insert`] is asked for.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug)]
+pub struct Insertion<F: Ip> {
+    /// The key, and when.
+    pub wanted: Wanted<F>,
+    /// What the entry starts as.
+    pub birth: Birth,
+    /// Where.
+    pub place: Place,
 }
 
+/// The outcome of an insertion, in one word, because that is what a BPF function can return: a slot, with bit 32 set and
+/// bit 33 if the entry was there already, or a reason.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inserted(pub u64);
+
 impl Inserted {
-    /// The slot.
+    const SLOT: u64 = 1 << 32;
+    const EXISTING: u64 = 1 << 33;
+
     #[inline(always)]
-    pub const fn slot(self) -> u32 {
-        match self {
-            Self::New(slot) | Self::Existing(slot) => slot,
-        }
+    const fn made(slot: u32) -> Self {
+        Self(slot as u64 | Self::SLOT)
+    }
+    #[inline(always)]
+    const fn existing(slot: u32) -> Self {
+        Self(slot as u64 | Self::SLOT | Self::EXISTING)
+    }
+    #[inline(always)]
+    const fn refused(reason: Reason) -> Self {
+        Self(reason as u64)
+    }
+    /// Is there an entry now, and did this call make it?
+    #[inline(always)]
+    pub const fn is_new(self) -> bool {
+        self.0 >> 32 == 1
+    }
+    /// The slot; without one, the number of the reason.
+    #[inline(always)]
+    pub const fn slot(self) -> Result<u32, u32> {
+        if self.0 & Self::SLOT != 0 { Ok(self.0 as u32) } else { Err(self.0 as u32) }
     }
 }
 
 /// Makes the entry of a flow, unless it exists. The dest's counts include it afterwards.
 #[inline(always)]
-pub fn insert<F: Ip, T: Tables>(
-    t: &T,
-    place: Place,
-    flow: &Flow<F::Addr>,
-    birth: &Birth,
-    now: u32,
-) -> Result<Inserted, Reason> {
-    let bucket = t.bucket::<F>(place.bucket).ok_or(Reason::Internal)?;
+pub fn insert<F: Ip, T: Tables>(t: &T, new: &Insertion<F>) -> Inserted {
+    let Some(bucket) = t.bucket::<F>(new.place.bucket) else {
+        return Inserted::refused(Reason::Internal);
+    };
     let lock = bucket.way(0).tag();
     if !take_lock(lock) {
-        return Err(Reason::BucketBusy);
+        return Inserted::refused(Reason::BucketBusy);
     }
-    let result = insert_locked::<F, T>(t, bucket, place, flow, birth, now);
+    let result = insert_locked::<F, T>(t, bucket, new);
     release_lock(lock);
     result
 }
@@ -294,28 +334,25 @@ fn release_lock(lock: &Cell32) {
 }
 
 #[inline(always)]
-fn insert_locked<F: Ip, T: Tables>(
-    t: &T,
-    bucket: &F::Bucket,
-    place: Place,
-    flow: &Flow<F::Addr>,
-    birth: &Birth,
-    now: u32,
-) -> Result<Inserted, Reason> {
-    let kind = birth.tag & tag::TEMPLATE;
-    if let Some(hit) = find::<F, T>(t, place, flow, kind, now) {
-        return Ok(Inserted::Existing(hit.slot));
+fn insert_locked<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, new: &Insertion<F>) -> Inserted {
+    let wanted = &new.wanted;
+    if let Some(hit) = search::<F, T, false>(t, new.place, wanted) {
+        return Inserted::existing(hit.slot);
     }
-    let base = base::<F>(place.bucket);
-    if let Some(slot) = claim::<F, T>(t, bucket, place.home, base, flow, birth, now) {
-        return Ok(Inserted::New(slot));
+    let base = base::<F>(new.place.bucket);
+    let slot = claim::<F, T>(t, bucket, base, new);
+    if slot != NO_SLOT {
+        return Inserted::made(slot);
     }
-    let second = t.overflow_make::<F>(place.bucket).ok_or(Reason::TableFull)?;
+    let Some(second) = t.overflow_make::<F>(new.place.bucket) else {
+        return Inserted::refused(Reason::TableFull);
+    };
     let lock = bucket.way(0).tag();
     lock.store(lock.load() | tag::OVERFLOW);
-    claim::<F, T>(t, second, place.home, base | SLOT_OVERFLOW, flow, birth, now)
-        .map(Inserted::New)
-        .ok_or(Reason::TableFull)
+    match claim::<F, T>(t, second, base | SLOT_OVERFLOW, new) {
+        NO_SLOT => Inserted::refused(Reason::TableFull),
+        slot => Inserted::made(slot),
+    }
 }
 
 /// How good a victim an entry is: higher is better, 0 is none. Free beats expired beats the older half-open.
@@ -350,20 +387,18 @@ struct Victim {
     ctl: u32,
 }
 
-#[inline(always)]
-fn claim<F: Ip, T: Tables>(
-    t: &T,
-    bucket: &F::Bucket,
-    home: u32,
-    base: u32,
-    flow: &Flow<F::Addr>,
-    birth: &Birth,
-    now: u32,
-) -> Option<u32> {
+/// No entry could be had.
+const NO_SLOT: u32 = u32::MAX;
+
+/// Takes the best victim of a bucket and makes it the new entry. Returns its slot, or [`NO_SLOT`]. Of its own for the
+/// same reason as [`search_bucket`].
+#[inline(never)]
+fn claim<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, base: u32, new: &Insertion<F>) -> u32 {
+    let now = new.wanted.now;
     let mut best = Victim { rank: 0, way: 0, ctl: 0 };
     let mut i = 0;
     while i < F::Entry::WAYS {
-        let way = home.wrapping_add(i) & (F::Entry::WAYS - 1);
+        let way = new.place.home.wrapping_add(i) & (F::Entry::WAYS - 1);
         let entry = bucket.way(way);
         let ctl_word = entry.life().ctl.load_acquire();
         let rank = victim_rank(t.settings(), entry.tag().load(), entry.life(), ctl_word, now);
@@ -373,34 +408,34 @@ fn claim<F: Ip, T: Tables>(
         i += 1;
     }
     if best.rank == 0 {
-        return None;
+        return NO_SLOT;
     }
     let entry = bucket.way(best.way);
     let life = entry.life();
     let slot = base + best.way;
     // Lost only to a packet or the sweep changing this very entry at this moment: the client will try again.
     if !life.ctl.compare_exchange(best.ctl, ctl::reborn(best.ctl, ctl::BUSY)) {
-        return None;
+        return NO_SLOT;
     }
     if ctl::is_live(best.ctl) {
         bury::<T>(t, entry.tag().load(), best.ctl, life.dest.load(), slot, now);
     }
-    entry.write(flow, birth.tag | flow.proto.0 as u32);
-    life.last.store(birth.last);
-    life.dest.store(birth.dest);
-    life.packets.store(birth.packets);
-    count_in(t, birth.tag, birth);
-    life.ctl.swap(ctl::reborn(best.ctl, ctl::LIVE | birth.ctl));
-    Some(slot)
+    entry.write(&new.wanted.flow, new.birth.tag | new.wanted.flow.proto.0 as u32);
+    life.last.store(new.birth.last);
+    life.dest.store(new.birth.dest);
+    life.packets.store(new.birth.packets);
+    count_in(t, &new.birth);
+    life.ctl.swap(ctl::reborn(best.ctl, ctl::LIVE | new.birth.ctl));
+    slot
 }
 
 #[inline(always)]
-fn count_in<T: Tables>(t: &T, tag_word: u32, birth: &Birth) {
+fn count_in<T: Tables>(t: &T, birth: &Birth) {
     if birth.dest & bound::NO_DEST != 0 {
         return;
     }
     if let Some(dest) = t.dest(birth.dest & bound::DEST) {
-        if tag_word & tag::TEMPLATE != 0 {
+        if birth.tag & tag::TEMPLATE != 0 {
             dest.templates.add(1);
         } else {
             account::bind(dest);

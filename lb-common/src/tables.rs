@@ -6,13 +6,16 @@
 use core::ops::ControlFlow;
 
 use crate::addr::{Addr, Family};
+use crate::admit::{self, Question};
 use crate::cell::Cell32;
-use crate::dest::{Dest, Hop};
+use crate::dest::{Dest, Hop, SharedHop};
 use crate::ip::Ip;
+use crate::pipeline::{Step, Work};
 use crate::reason::Reason;
 use crate::service::{SchedState, Service, ServiceKey};
 use crate::settings::Settings;
 use crate::siphash::Key;
+use crate::table::{self, Inserted, Insertion};
 
 /// Bits of an address's place in the filter: 65,536 bits, 8 KB.
 pub const FILTER_BITS: u32 = 16;
@@ -162,10 +165,46 @@ pub trait Tables {
     fn count(&self, dest: u32, direction: Direction, bytes: u32);
     /// Counts a connection scheduled.
     fn count_conn(&self, dest: u32);
-    /// Asks the kernel for a way.
-    fn route(&self, query: &RouteQuery) -> Result<Hop, Reason>;
-    /// The way to a client, remembered for about a second.
-    fn route_to_client(&self, query: &RouteQuery, now: u32) -> Result<Hop, Reason>;
+    /// Asks the kernel for a way and writes it to `into`.
+    fn route(&self, query: &RouteQuery, into: &SharedHop) -> Result<(), Reason>;
+    /// The way to a client, remembered for about a second. `from`: on behalf of which address; `egress`: as in
+    /// [`RouteQuery`].
+    fn route_to_client<F: Ip>(
+        &self,
+        to: &F::Addr,
+        from: &F::Addr,
+        ingress: u32,
+        egress: u32,
+    ) -> Result<Hop, Reason>;
+
+    /// [`admit::lookup`]. This and the next three are functions of their own in the kernel program, each verified once.
+    fn lookup<F: Ip>(&self, work: &mut Work<F>, question: &mut Question) -> Step
+    where
+        Self: Sized,
+    {
+        admit::lookup(self, work, question)
+    }
+    /// [`admit::pick`].
+    fn pick(&self, question: &Question) -> Step
+    where
+        Self: Sized,
+    {
+        admit::pick(self, question)
+    }
+    /// [`admit::open`].
+    fn open<F: Ip>(&self, work: &mut Work<F>, question: &Question, dest: u32) -> Step
+    where
+        Self: Sized,
+    {
+        admit::open(self, work, question, dest)
+    }
+    /// [`table::insert`].
+    fn insert<F: Ip>(&self, new: Insertion<F>) -> Inserted
+    where
+        Self: Sized,
+    {
+        table::insert(self, &new)
+    }
 
     /// Runs `step` for 0, 1, … until it breaks or `count` is reached.
     fn repeat<A>(&self, count: u32, acc: &mut A, step: impl Fn(&Self, &mut A, u32) -> ControlFlow<()>);

@@ -23,7 +23,10 @@ macro_rules! wire {
         )*
     };
 }
-wire!(Ipv4Hdr, Ipv6Hdr, UdpHdr, Icmpv4Hdr, Icmpv6Hdr, Eth, Vlan, Ports, Tcp, Frag6, [u8; 1], [u8; 2], [u8; 4], [u8; 8]);
+wire!(
+    Ipv4Hdr, Ipv6Hdr, UdpHdr, Icmpv4Hdr, Icmpv6Hdr, Eth, Vlan, Ports, Tcp, Frag6, [u8; 1], [u8; 2], [u8; 4],
+    [u8; 8]
+);
 wire!([u8; 12], [u8; 16], [u8; 20], [u8; 32]);
 
 /// Ethernet header. (network-types' has a two-byte field that wants alignment.)

@@ -9,18 +9,21 @@ use aya_ebpf::helpers::generated::{
     bpf_fib_lookup as fib_lookup, bpf_get_prandom_u32, bpf_jiffies64, bpf_loop, bpf_redirect,
 };
 use lb_common::addr::{Addr, Family};
+use lb_common::admit::{self, Question};
 use lb_common::conn::{Bucket4, Bucket6};
-use lb_common::dest::{Dest, Hop};
-use lb_common::ip::Ip;
+use lb_common::dest::{Dest, Hop, SharedHop};
+use lb_common::ip::{Address, Ip, V4, V6};
+use lb_common::pipeline::{Step, Work, Workspace};
 use lb_common::reason::Reason;
 use lb_common::service::{SchedState, Service, ServiceKey};
 use lb_common::settings::Settings;
 use lb_common::siphash::Key;
+use lb_common::table::{self, Inserted, Insertion};
 use lb_common::tables::{Control, Counters, Direction, FragKey, RouteQuery, Tables};
 
 use crate::maps::{
-    CLIENT_HOP_SLOTS, CLIENT_HOPS, CONNS4, CONNS6, CONTROLS, DESTS, EGRESS, FILTER, FRAGMENTS, LISTS, OVERFLOW4,
-    OVERFLOW6, SCHED, SERVICES, SETTINGS, STATS, VLANS,
+    CLIENT_HOP_SLOTS, CLIENT_HOPS, CONNS4, CONNS6, CONTROLS, DESTS, EGRESS, FILTER, FRAGMENTS, LISTS,
+    OVERFLOW4, OVERFLOW6, SCHED, SCRATCH, SERVICES, SETTINGS, STATS, VLANS,
 };
 
 /// The maps, clock and routes of this program.
@@ -54,35 +57,13 @@ fn constant(c: &'static u32) -> u32 {
     unsafe { core::ptr::read_volatile(c) }
 }
 
-/// A way to a client, remembered by one CPU. 64 bytes.
+/// A way to a client, remembered by one CPU. 72 bytes.
 #[repr(C, align(8))]
-#[derive(Clone, Copy)]
 pub struct ClientHop {
     to: Addr,
     family: u32,
-    asked: u32,
-    macs: [u32; 3],
-    ifindex: u32,
-    mtu: u32,
-    vlan: u32,
-    spare: [u32; 4],
-}
-
-impl ClientHop {
-    #[inline(always)]
-    fn hop(&self) -> Hop {
-        Hop { macs: self.macs, ifindex: self.ifindex, mtu: self.mtu, source: Addr::ZERO, vlan: self.vlan }
-    }
-    #[inline(always)]
-    fn remember(&mut self, query: &RouteQuery, hop: &Hop, now: u32) {
-        self.to = query.to;
-        self.family = query.family as u32;
-        self.asked = now;
-        self.macs = hop.macs;
-        self.ifindex = hop.ifindex;
-        self.mtu = hop.mtu;
-        self.vlan = hop.vlan;
-    }
+    spare: u32,
+    hop: SharedHop,
 }
 
 impl Tables for Kernel {
@@ -226,32 +207,66 @@ impl Tables for Kernel {
         }
     }
     #[inline(always)]
-    fn route(&self, query: &RouteQuery) -> Result<Hop, Reason> {
-        let mut hop = Hop::default();
-        match ask_route(self.ctx, query, &mut hop) {
-            ANSWERED => Ok(hop),
+    fn route(&self, query: &RouteQuery, into: &SharedHop) -> Result<(), Reason> {
+        match ask_route(self.ctx, query, into) {
+            ANSWERED => Ok(()),
             NO_NEIGHBOUR => Err(Reason::NoNeighbour),
             NOT_FORWARDING => Err(Reason::ForwardingOff),
             _ => Err(Reason::NoRoute),
         }
     }
     #[inline(always)]
-    fn route_to_client(&self, query: &RouteQuery, now: u32) -> Result<Hop, Reason> {
-        let words = query.to.words();
-        let mixed = words[0] ^ words[1] ^ words[2] ^ words[3];
-        let slot = mixed.wrapping_mul(0x9E37_79B1) >> (32 - CLIENT_HOP_SLOTS.trailing_zeros());
+    fn route_to_client<F: Ip>(
+        &self,
+        to: &F::Addr,
+        from: &F::Addr,
+        ingress: u32,
+        egress: u32,
+    ) -> Result<Hop, Reason> {
+        let slot = to.mixed().wrapping_mul(0x9E37_79B1) >> (32 - CLIENT_HOP_SLOTS.trailing_zeros());
         let Some(place) = CLIENT_HOPS.get_ptr_mut(slot) else { return Err(Reason::Internal) };
         // SAFETY: this CPU's own copy.
         let known = unsafe { &mut *place };
-        let fresh = known.family == query.family as u32
-            && known.to == query.to
-            && now.wrapping_sub(known.asked) < self.settings().hz.load();
-        if fresh {
-            return Ok(known.hop());
+        let fresh = known.family == F::FAMILY as u32
+            && F::Addr::narrow(&known.to) == *to
+            && self.now().wrapping_sub(known.hop.asked.load()) < self.settings().hz.load();
+        if fresh && let Some(hop) = known.hop.read() {
+            return Ok(hop);
         }
-        let hop = self.route(query)?;
-        known.remember(query, &hop, now);
-        Ok(hop)
+        match learn::<F>(self, known, to, from, ingress as u64 | (egress as u64) << 32) {
+            Ok(()) => known.hop.read().ok_or(Reason::Internal),
+            Err(reason) => Err(reason),
+        }
+    }
+    // The work and the question are in this CPU's scratch memory; the functions find them there themselves.
+    #[inline(always)]
+    fn lookup<F: Ip>(&self, _: &mut Work<F>, _: &mut Question) -> Step {
+        Step(match F::FAMILY {
+            Family::V4 => lb_lookup4(),
+            Family::V6 => lb_lookup6(),
+        })
+    }
+    #[inline(always)]
+    fn pick(&self, _: &Question) -> Step {
+        Step(lb_pick())
+    }
+    #[inline(always)]
+    fn open<F: Ip>(&self, _: &mut Work<F>, _: &Question, dest: u32) -> Step {
+        Step(match F::FAMILY {
+            Family::V4 => lb_open4(dest),
+            Family::V6 => lb_open6(dest),
+        })
+    }
+    #[inline(always)]
+    fn insert<F: Ip>(&self, new: Insertion<F>) -> Inserted {
+        let Some(scratch) = scratch() else { return Inserted(Reason::Internal as u64) };
+        let place = &raw mut scratch.insertion;
+        // SAFETY: the family says which type `F` is; the union has room for both.
+        unsafe { *(place as *mut Insertion<F>) = new };
+        Inserted(match F::FAMILY {
+            Family::V4 => lb_insert4(),
+            Family::V6 => lb_insert6(),
+        })
     }
     #[inline(always)]
     fn repeat<A>(&self, count: u32, acc: &mut A, step: impl Fn(&Self, &mut A, u32) -> ControlFlow<()>) {
@@ -286,18 +301,18 @@ const NO_NEIGHBOUR: u32 = 7;
 
 /// Asks the kernel's routing and neighbour tables: the helper's answer, and the hop if that is 0.
 ///
-/// A function of its own, so that the many places that ask share one copy.
+/// A function of its own, so that the places that ask share one copy.
 #[inline(never)]
-fn ask_route(ctx: *mut xdp_md, query: &RouteQuery, hop: &mut Hop) -> u32 {
-    let answer = lookup(ctx, query, query.ingress, 0, hop);
+fn ask_route(ctx: *mut xdp_md, query: &RouteQuery, into: &SharedHop) -> u32 {
+    let answer = lookup(ctx, query, query.ingress, 0, into);
     if answer == NOT_FORWARDING && query.egress != 0 {
-        return lookup(ctx, query, query.egress, FIB_OUTPUT, hop);
+        return lookup(ctx, query, query.egress, FIB_OUTPUT, into);
     }
     answer
 }
 
 #[inline(always)]
-fn lookup(ctx: *mut xdp_md, query: &RouteQuery, ifindex: u32, flags: u32, hop: &mut Hop) -> u32 {
+fn lookup(ctx: *mut xdp_md, query: &RouteQuery, ifindex: u32, flags: u32, into: &SharedHop) -> u32 {
     let mut fib = Fib {
         family: u32::from_ne_bytes([query.family as u8, 0, 0, 0]),
         // Any length that fits will do: the answer then says the MTU.
@@ -318,18 +333,98 @@ fn lookup(ctx: *mut xdp_md, query: &RouteQuery, ifindex: u32, flags: u32, hop: &
     }
     let [_, a, b, c] = fib.link.map(u32::to_ne_bytes);
     let mtu = fib.mtu.to_ne_bytes();
-    hop.macs = Hop::pack([b[2], b[3], c[0], c[1], c[2], c[3]], [a[0], a[1], a[2], a[3], b[0], b[1]]);
-    hop.ifindex = fib.ifindex;
-    hop.mtu = u16::from_ne_bytes([mtu[2], mtu[3]]) as u32;
-    hop.source = fib.src;
-    hop.vlan = 0;
     // An egress that is a VLAN device: its parent sends, with the tag in the frame.
-    // SAFETY: written before any dest that needs it.
-    if let Some([parent, vlan]) = unsafe { VLANS.get(fib.ifindex) } {
-        hop.ifindex = *parent;
-        hop.vlan = *vlan;
-    }
+    // SAFETY: two words, written before any dest that needs them.
+    let (ifindex, vlan) = match unsafe { VLANS.get(fib.ifindex) } {
+        Some([parent, vlan]) => (*parent, *vlan),
+        None => (fib.ifindex, 0),
+    };
+    into.write(&Hop {
+        source: fib.src,
+        macs: Hop::pack([b[2], b[3], c[0], c[1], c[2], c[3]], [a[0], a[1], a[2], a[3], b[0], b[1]]),
+        ifindex,
+        mtu: u16::from_ne_bytes([mtu[2], mtu[3]]) as u32,
+        vlan,
+    });
     ANSWERED
+}
+
+/// The answer where the scratch memory is missing, which cannot be.
+const INTERNAL: u64 = Reason::Internal as u64;
+
+// What follows are global functions: the verifier looks at each once, whatever their arguments, and not again at every
+// place that calls them. They find their arguments in the scratch memory and return a word.
+
+/// [`admit::lookup`], IPv4.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_lookup4() -> u64 {
+    scratch().map_or(INTERNAL, |s| admit::lookup(&Kernel::detached(), &mut s.work.v4, &mut s.work.question).0)
+}
+
+/// [`admit::lookup`], IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_lookup6() -> u64 {
+    scratch().map_or(INTERNAL, |s| admit::lookup(&Kernel::detached(), &mut s.work.v6, &mut s.work.question).0)
+}
+
+/// [`admit::pick`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_pick() -> u64 {
+    scratch().map_or(INTERNAL, |s| admit::pick(&Kernel::detached(), &s.work.question).0)
+}
+
+/// [`admit::open`], IPv4.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_open4(dest: u32) -> u64 {
+    scratch().map_or(INTERNAL, |s| admit::open(&Kernel::detached(), &mut s.work.v4, &s.work.question, dest).0)
+}
+
+/// [`admit::open`], IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_open6(dest: u32) -> u64 {
+    scratch().map_or(INTERNAL, |s| admit::open(&Kernel::detached(), &mut s.work.v6, &s.work.question, dest).0)
+}
+
+/// [`table::insert`] of the IPv4 entry in the scratch memory.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_insert4() -> u64 {
+    // SAFETY: the caller has just written this member.
+    scratch().map_or(INTERNAL, |s| unsafe { table::insert(&Kernel::detached(), &s.insertion.v4).0 })
+}
+
+/// [`table::insert`] of the IPv6 entry in the scratch memory.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_insert6() -> u64 {
+    // SAFETY: the caller has just written this member.
+    scratch().map_or(INTERNAL, |s| unsafe { table::insert(&Kernel::detached(), &s.insertion.v6).0 })
+}
+
+/// What is too big for the stack: arguments of the functions above. One per CPU; nothing else runs there meanwhile.
+#[repr(C, align(8))]
+pub struct Scratch {
+    /// What the pass works on.
+    pub work: Workspace,
+    insertion: AnyInsertion,
+}
+
+#[repr(C)]
+union AnyInsertion {
+    v4: Insertion<V4>,
+    v6: Insertion<V6>,
+}
+
+/// This CPU's.
+#[inline(always)]
+pub fn scratch() -> Option<&'static mut Scratch> {
+    // SAFETY: this CPU's own copy.
+    SCRATCH.get_ptr_mut(0).map(|s| unsafe { &mut *s })
 }
 
 static EMPTY4: Bucket4 = Bucket4::new();
@@ -355,6 +450,33 @@ pub fn repeat<A, S: Fn(&mut A, u32) -> ControlFlow<()>>(count: u32, acc: &mut A,
     let mut env = Env { acc, step: &step };
     // SAFETY: the callback has the signature the helper asks for.
     unsafe { bpf_loop(count, call::<A, S> as *mut c_void, &raw mut env as *mut c_void, 0) };
+}
+
+/// Asks for the way to a client and remembers it. `ways`: ingress, and egress in the upper half.
+#[inline(never)]
+fn learn<F: Ip>(
+    kernel: &Kernel,
+    known: &mut ClientHop,
+    to: &F::Addr,
+    from: &F::Addr,
+    ways: u64,
+) -> Result<(), Reason> {
+    let query = RouteQuery {
+        to: to.wide(),
+        from: from.wide(),
+        ingress: ways as u32,
+        egress: (ways >> 32) as u32,
+        family: F::FAMILY,
+        source: false,
+    };
+    known.to = query.to;
+    known.family = query.family as u32;
+    known.hop.asked.store(kernel.now());
+    let answer = kernel.route(&query, &known.hop);
+    if answer.is_err() {
+        known.hop.forget();
+    }
+    answer
 }
 
 /// Sends the packet out by another NIC.

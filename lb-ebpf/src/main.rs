@@ -28,8 +28,8 @@ use crate::kernel::Kernel;
 /// The balancer.
 #[xdp(frags)]
 fn lb(ctx: XdpContext) -> u32 {
-    let mut frame = Frame::new(&ctx);
-    let verdict = pipeline::process(&mut frame, &Kernel::new(ctx.ctx));
+    let Some(scratch) = kernel::scratch() else { return xdp_action::XDP_ABORTED };
+    let verdict = pipeline::process(&mut Frame::new(&ctx), &Kernel::new(ctx.ctx), &mut scratch.work);
     maps::count(verdict.counter());
     match verdict.action() {
         Action::Pass => xdp_action::XDP_PASS,

@@ -11,7 +11,7 @@ use lb_common::service::{SchedState, Service, ServiceKey};
 use lb_common::settings::Settings;
 use lb_common::tables::{Control, Counters, FILTER_BITS, FragKey};
 
-use crate::kernel::ClientHop;
+use crate::kernel::{ClientHop, Scratch};
 use crate::sweep::Sweeper;
 
 /// User space maps it into memory.
@@ -70,6 +70,9 @@ pub const CLIENT_HOP_SLOTS: u32 = 4096;
 /// VLAN devices: their parent and number, by ifindex.
 #[map(name = "vlans")]
 pub static VLANS: HashMap<u32, [u32; 2]> = HashMap::with_max_entries(1024, NO_PREALLOC);
+/// What is too big for the stack.
+#[map(name = "scratch")]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 /// NICs packets may leave by.
 #[map(name = "egress")]
 pub static EGRESS: DevMapHash = DevMapHash::with_max_entries(1024, 0);

@@ -8,7 +8,7 @@ use crate::ip::{Address, Ip, V4, V6};
 use crate::packet::Packet;
 use crate::parse::{Fragment, Seen};
 use crate::reason::{Reason, Verdict};
-use crate::tables::{RouteQuery, Tables};
+use crate::tables::Tables;
 use crate::wire::{Ipv4Hdr, Ipv6Hdr};
 
 /// What is wrong: kind in the upper byte, MTU below. A word, because an enum's unused payload would be an
@@ -29,6 +29,16 @@ impl Error {
     #[inline(always)]
     pub const fn too_big(mtu: u32) -> Self {
         Self(3 << 24 | mtu & 0xff_ffff)
+    }
+    /// As a word, and back.
+    #[inline(always)]
+    pub const fn word(self) -> u32 {
+        self.0
+    }
+    /// From [`Error::word`].
+    #[inline(always)]
+    pub const fn from_word(word: u32) -> Self {
+        Self(word)
     }
     /// The reason counted when no ICMP may be sent.
     #[inline(always)]
@@ -81,15 +91,7 @@ fn build<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, seen: &Seen<F>, error: E
     if seen.fragment == Fragment::Later || seen.src == F::Addr::default() {
         return Err(());
     }
-    let query = RouteQuery {
-        family: F::FAMILY,
-        to: seen.src.wide(),
-        from: seen.dst.wide(),
-        ingress: p.ingress(),
-        egress: p.ingress(),
-        source: false,
-    };
-    let hop = t.route_to_client(&query, seen.now).map_err(drop)?;
+    let hop = t.route_to_client::<F>(&seen.src, &seen.dst, p.ingress(), p.ingress()).map_err(drop)?;
     let most = if F::HEADER_SUM { 576 } else { 1280 } - F::HEADER - ICMP;
     let quoted = if seen.len < most { seen.len } else { most };
     let header: &F::Header = p.at(seen.l3).ok_or(())?;
@@ -143,13 +145,7 @@ fn v4<P: Packet, T: Tables>(
 }
 
 #[inline(always)]
-fn v6<P: Packet>(
-    p: &mut P,
-    l3: u32,
-    len: u32,
-    ends: &Ends,
-    error: Error,
-) -> Result<(), Reason> {
+fn v6<P: Packet>(p: &mut P, l3: u32, len: u32, ends: &Ends, error: Error) -> Result<(), Reason> {
     let place: &mut Ipv6Hdr = p.at_mut(l3).ok_or(Reason::Truncated)?;
     *place = Ipv6Hdr {
         vcf: [0x60, 0, 0, 0],

@@ -21,19 +21,19 @@ pub fn send<P: Packet>(p: &mut P, l3: u32, kind: u16, hop: &Hop) -> Result<(), R
         *macs = hop.mac_bytes();
         return Ok(());
     }
+    retag(p, l3, kind, hop)
+}
+
+/// The uncommon case of [`send`]: other tags than before.
+#[inline(never)]
+fn retag<P: Packet>(p: &mut P, l3: u32, kind: u16, hop: &Hop) -> Result<(), Reason> {
     rebuild(p, l3, 0, kind, hop).map(|_| ())
 }
 
 /// Sends the frame on with `room` new bytes between the link header and the old IP packet. Returns where the room
 /// begins.
 #[inline(always)]
-pub fn rebuild<P: Packet>(
-    p: &mut P,
-    l3: u32,
-    room: u32,
-    kind: u16,
-    hop: &Hop,
-) -> Result<u32, Reason> {
+pub fn rebuild<P: Packet>(p: &mut P, l3: u32, room: u32, kind: u16, hop: &Hop) -> Result<u32, Reason> {
     let keeps = hop.vlan == 0 && hop.ifindex == p.ingress();
     let tags = if keeps { read_tags(p, l3)? } else { own_tag(hop) };
     let l2 = ETH + TAG * tags.count;

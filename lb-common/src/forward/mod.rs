@@ -11,74 +11,87 @@ use crate::dest::{Dest, Hop, Method, status};
 use crate::ip::{Address, Ip};
 use crate::packet::Packet;
 use crate::parse::Seen;
+use crate::pipeline::Step;
 use crate::reason::{Reason, Verdict};
-use crate::table::Hit;
-use crate::tables::{RouteQuery, Tables};
+use crate::table;
+use crate::tables::{Direction, RouteQuery, Tables};
 
-/// A client's packet goes to the connection's dest.
+/// A client's packet goes to its connection's dest.
+#[inline(never)]
+pub fn request<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, seen: &Seen<F>, slot: u32) -> Step {
+    to_server(p, t, seen, slot).into()
+}
+
 #[inline(always)]
-pub fn request<F: Ip, P: Packet, T: Tables>(
+fn to_server<F: Ip, P: Packet, T: Tables>(
     p: &mut P,
     t: &T,
     seen: &Seen<F>,
-    conn: &Hit<'_, F>,
-) -> Result<Verdict, Reason> {
-    let dest = t.dest(conn.dest()).ok_or(Reason::Internal)?;
-    let method = bound::method(conn.dest);
+    slot: u32,
+) -> Result<Step, Reason> {
+    let conn = table::entry_at::<F, T>(t, slot).ok_or(Reason::Internal)?;
+    let bound = conn.life().dest.load();
+    let number = bound & bound::DEST;
+    let dest = t.dest(number).ok_or(Reason::Internal)?;
+    t.count(number, Direction::In, seen.len);
+    let packets = &conn.life().packets;
+    packets.store(packets.load().wrapping_add(1));
+    let method = bound::method(bound);
     let tunnelled = method == Method::Tunnel as u32;
     let hop = match to_dest(t, dest, p.ingress(), tunnelled, seen.now) {
         Ok(hop) => hop,
-        Err(Reason::NoRoute) => return Ok(icmp::answer(p, t, seen, icmp::Error::HOST_UNREACHABLE)),
+        Err(Reason::NoRoute) => return Ok(Step::answer(icmp::Error::HOST_UNREACHABLE)),
         Err(reason) => return Err(reason),
     };
     if !decrement::<F, P>(p, seen)? {
-        return Ok(icmp::answer(p, t, seen, icmp::Error::TIME_EXCEEDED));
+        return Ok(Step::answer(icmp::Error::TIME_EXCEEDED));
     }
     let limit = if tunnelled { tunnel::room(dest, &hop) } else { hop.mtu };
     if seen.len > limit && limit != 0 {
-        return if refuses_fragments::<F, P>(p, seen)? {
-            Ok(icmp::answer(p, t, seen, icmp::Error::too_big(limit)))
-        } else {
-            // XDP cannot make two packets of one.
-            Err(Reason::TooBig)
-        };
+        return too_big::<F, P>(p, seen, limit);
     }
     if tunnelled {
-        return Ok(tunnel::send(p, t, seen, dest, &hop));
+        return Ok(tunnel::send(p, t, seen, dest, &hop).into());
     }
     if method == Method::Nat as u32 {
-        let port = if conn.dest & bound::KEEP_PORT != 0 { seen.dport } else { dest.port() };
+        let port = if bound & bound::KEEP_PORT != 0 { seen.dport } else { dest.port() };
         nat::rewrite(p, seen, nat::Side::Destination, &F::Addr::narrow(&dest.address()), port)?;
     }
     link::send(p, seen.l3, F::ETHERTYPE, &hop)?;
-    Ok(Verdict::sent(Reason::Forwarded, hop.ifindex, p.ingress()))
+    Ok(Verdict::sent(Reason::Forwarded, hop.ifindex, p.ingress()).into())
 }
 
-/// A translated server's packet goes to the client.
+/// A translated server's packet goes to its connection's client.
+#[inline(never)]
+pub fn reply<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, seen: &Seen<F>, slot: u32) -> Step {
+    to_client(p, t, seen, slot).into()
+}
+
 #[inline(always)]
-pub fn reply<F: Ip, P: Packet, T: Tables>(
+fn to_client<F: Ip, P: Packet, T: Tables>(
     p: &mut P,
     t: &T,
     seen: &Seen<F>,
-    conn: &Hit<'_, F>,
-) -> Result<Verdict, Reason> {
-    let flow = conn.entry.flow();
-    let hop = client(t, seen.dst.wide(), flow.vaddr.wide(), F::FAMILY, p.ingress(), seen.now)?;
-    let header: &F::Header = p.at(seen.l3).ok_or(Reason::Truncated)?;
-    if F::ttl(header) <= 1 {
+    slot: u32,
+) -> Result<Step, Reason> {
+    let conn = table::entry_at::<F, T>(t, slot).ok_or(Reason::Internal)?;
+    let (vaddr, vport) = (conn.vaddr(), conn.vport());
+    let hop = t.route_to_client::<F>(&seen.dst, &vaddr, p.ingress(), 0)?;
+    if !decrement::<F, P>(p, seen)? {
         return Err(Reason::TtlPassed);
     }
-    decrement::<F, P>(p, seen)?;
-    nat::rewrite(p, seen, nat::Side::Source, &flow.vaddr, flow.vport)?;
+    nat::rewrite(p, seen, nat::Side::Source, &vaddr, vport)?;
     link::send(p, seen.l3, F::ETHERTYPE, &hop)?;
-    Ok(Verdict::sent(Reason::Replied, hop.ifindex, p.ingress()))
+    Ok(Verdict::sent(Reason::Replied, hop.ifindex, p.ingress()).into())
 }
 
-/// The way to a client, on behalf of a virtual address.
+/// Longer than the way carries: the sender is told, unless the packet may be cut, which XDP cannot do.
 #[inline(always)]
-fn client<T: Tables>(t: &T, to: Addr, from: Addr, family: Family, ingress: u32, now: u32) -> Result<Hop, Reason> {
-    let query = RouteQuery { family, to, from, ingress, egress: 0, source: false };
-    t.route_to_client(&query, now)
+fn too_big<F: Ip, P: Packet>(p: &P, seen: &Seen<F>, limit: u32) -> Result<Step, Reason> {
+    if refuses_fragments::<F, P>(p, seen)? {
+        return Ok(Step::answer(icmp::Error::too_big(limit)));
+    }
+    Err(Reason::TooBig)
 }
 
 /// Takes one off the TTL. False: it ends here, and the packet is as it was.
@@ -111,36 +124,38 @@ pub fn to_dest<T: Tables>(t: &T, dest: &Dest, ingress: u32, source: bool, now: u
     }
     // One CPU asks; the others go on with what is known.
     let mine = dest.hop.asked.compare_exchange(asked, now);
-    match known {
-        Some(hop) if !mine => Ok(hop),
-        _ => ask(t, dest, ingress, source),
+    if let Some(hop) = known
+        && !mine
+    {
+        return Ok(hop);
+    }
+    match ask(t, dest, ingress, source) {
+        Ok(()) => dest.hop.read().ok_or(Reason::NoNeighbour),
+        Err(reason) => Err(reason),
     }
 }
 
+/// Asks the kernel for the way to a dest and writes the answer into its slot.
 #[inline(never)]
-fn ask<T: Tables>(t: &T, dest: &Dest, ingress: u32, source: bool) -> Result<Hop, Reason> {
+fn ask<T: Tables>(t: &T, dest: &Dest, ingress: u32, source: bool) -> Result<(), Reason> {
     if dest.status.load() & status::LOCAL != 0 {
         return Err(Reason::LocalDest);
     }
-    let family = if dest.family() == Family::V4 as u8 { Family::V4 } else { Family::V6 };
     let query = RouteQuery {
-        family,
         to: dest.address(),
         from: Addr::ZERO,
         ingress,
         egress: dest.egress.load(),
+        family: if dest.family() == Family::V4 as u8 { Family::V4 } else { Family::V6 },
         source: source || dest.method() == Method::Tunnel as u8,
     };
-    match t.route(&query) {
-        Ok(hop) => {
-            if dest.hop.read() != Some(hop) {
-                dest.hop.write(&hop);
-            }
-            Ok(hop)
-        }
-        Err(reason) => {
-            dest.hop.forget();
-            Err(reason)
-        }
+    let answer = t.route(&query, &dest.hop);
+    if answer.is_err() {
+        dest.hop.forget();
+    }
+    // Passed up, a client's packet would be answered by the local stack.
+    match answer {
+        Err(reason) if reason as u32 == Reason::ForwardingOff as u32 => Err(Reason::NoRoute),
+        answer => answer,
     }
 }

@@ -64,7 +64,7 @@ fn udp<F: Ip, P: Packet>(p: &mut P, n: &Seen<F>, side: Side, port: Port, diff: u
     let check = match u16::from_ne_bytes(udp.check) {
         // A first fragment's sum covers bytes that are not here.
         0 if n.fragment != Fragment::Whole => 0,
-        0 => nonzero(whole_sum(p, n)?),
+        0 => nonzero(whole_sum(p, n)),
         check => nonzero(checksum::apply(check, diff)),
     };
     let udp: &mut UdpHdr = p.at_mut(n.l4).ok_or(Reason::Truncated)?;
@@ -72,14 +72,15 @@ fn udp<F: Ip, P: Packet>(p: &mut P, n: &Seen<F>, side: Side, port: Port, diff: u
     Ok(())
 }
 
-/// The checksum of a UDP datagram whose field is zero, over the headers as they stand now.
-#[inline(always)]
-fn whole_sum<F: Ip, P: Packet>(p: &mut P, n: &Seen<F>) -> Result<u16, Reason> {
-    let header: &F::Header = p.at(n.l3).ok_or(Reason::Truncated)?;
+/// The checksum of a UDP datagram whose field is zero, over the headers as they stand now; 0 if the bytes are not all
+/// there, which [`crate::parse::network`] has ruled out.
+#[inline(never)]
+fn whole_sum<F: Ip, P: Packet>(p: &mut P, n: &Seen<F>) -> u16 {
+    let Some(header) = p.at::<F::Header>(n.l3) else { return 0 };
     let addresses = checksum::add32(F::source(header).sum(), F::destination(header).sum());
     let len = (n.l3 + n.len).saturating_sub(n.l4);
-    let data = p.sum(n.l4, len).ok_or(Reason::Truncated)?;
-    Ok(!checksum::fold(checksum::add32(checksum::add32(addresses, pseudo(n.proto, len)), data)))
+    let Some(data) = p.sum(n.l4, len) else { return 0 };
+    !checksum::fold(checksum::add32(checksum::add32(addresses, pseudo(n.proto, len)), data))
 }
 
 /// The pseudo header's share of a sum, addresses left out: protocol and length.

@@ -73,7 +73,13 @@ struct Inner {
 
 /// Wraps the packet and sends it to the dest.
 #[inline(never)]
-pub fn send<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, seen: &Seen<F>, dest: &Dest, hop: &Hop) -> Verdict {
+pub fn send<F: Ip, P: Packet, T: Tables>(
+    p: &mut P,
+    t: &T,
+    seen: &Seen<F>,
+    dest: &Dest,
+    hop: &Hop,
+) -> Verdict {
     match wrap(p, t, seen, dest, hop) {
         Ok(()) => Verdict::sent(Reason::Forwarded, hop.ifindex, p.ingress()),
         Err(reason) => reason.into(),
@@ -100,7 +106,11 @@ fn wrap<F: Ip, P: Packet, T: Tables>(
     let v4 = dest.family() == Family::V4 as u8;
     let (outer, kind) = if v4 { (V4::HEADER, V4::ETHERTYPE) } else { (V6::HEADER, V6::ETHERTYPE) };
     let l3 = link::rebuild(p, n.l3, outer + shell.len(), kind, hop)?;
-    if v4 { outer_v4(p, t, l3, &inner, dest, hop)? } else { outer_v6(p, l3, &inner, dest, hop)? }
+    if v4 {
+        outer_v4(p, t, l3, &inner, dest, hop)?
+    } else {
+        outer_v6(p, l3, &inner, dest, hop)?
+    }
     let at = l3 + outer;
     match shell.kind {
         k if k == TunType::Gue as u8 => gue::<F, P, T>(p, t, at, &shell, &inner, dest, hop)?,

@@ -21,7 +21,7 @@ use crate::tables::Tables;
 
 /// Takes a frame through the pass and counts its reason.
 pub fn run(tables: &HostTables, frame: &mut SliceFrame) -> Verdict {
-    let verdict = pipeline::process(frame, tables);
+    let verdict = pipeline::process(frame, tables, &mut pipeline::Workspace::default());
     tables.count_reason(verdict.counter());
     verdict
 }

@@ -11,8 +11,8 @@ use super::rules::Memory;
 use crate::addr::{Addr, Family};
 use crate::cell::{Cell32, Cell64};
 use crate::conn::{Bucket4, Bucket6};
-use crate::dest::{Dest, Hop};
-use crate::ip::Ip;
+use crate::dest::{Dest, Hop, SharedHop};
+use crate::ip::{Address, Ip};
 use crate::reason::{self, Reason};
 use crate::service::{SchedState, Service, ServiceKey};
 use crate::settings::Settings;
@@ -275,7 +275,9 @@ impl Tables for HostTables {
         Key(s[0] | s[1] << 32, s[2] | s[3] << 32)
     }
     fn known(&self, bit: u32) -> bool {
-        self.filter.get((bit >> 5) as usize).is_some_and(|word| u32::from_le(word.load()) >> (bit & 31) & 1 != 0)
+        self.filter
+            .get((bit >> 5) as usize)
+            .is_some_and(|word| u32::from_le(word.load()) >> (bit & 31) & 1 != 0)
     }
     fn service(&self, key: &ServiceKey) -> Option<&Service> {
         let at = *self.services.by_key.read().unwrap_or_else(PoisonError::into_inner).get(key)?;
@@ -345,11 +347,19 @@ impl Tables for HostTables {
             c.conns.add(1);
         }
     }
-    fn route(&self, query: &RouteQuery) -> Result<Hop, Reason> {
-        self.route_of(query)
+    fn route(&self, query: &RouteQuery, into: &SharedHop) -> Result<(), Reason> {
+        into.write(&self.route_of(query)?);
+        Ok(())
     }
-    fn route_to_client(&self, query: &RouteQuery, _now: u32) -> Result<Hop, Reason> {
-        self.route_of(query)
+    fn route_to_client<F: Ip>(
+        &self,
+        to: &F::Addr,
+        from: &F::Addr,
+        ingress: u32,
+        egress: u32,
+    ) -> Result<Hop, Reason> {
+        let (to, from, family) = (to.wide(), from.wide(), F::FAMILY);
+        self.route_of(&RouteQuery { to, from, ingress, egress, family, source: false })
     }
     fn repeat<A>(&self, count: u32, acc: &mut A, step: impl Fn(&Self, &mut A, u32) -> ControlFlow<()>) {
         for i in 0..count {
@@ -384,7 +394,10 @@ impl Memory for HostTables {
         };
         let at = self.services.used.fetch_add(1) as usize;
         let place = self.services.values.get(at);
-        assert!(place.is_some_and(|place| place.set(*service).is_ok()), "more changes of services than are kept");
+        assert!(
+            place.is_some_and(|place| place.set(*service).is_ok()),
+            "more changes of services than are kept"
+        );
         by_key.insert(*key, at);
     }
 }

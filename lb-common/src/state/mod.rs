@@ -28,7 +28,7 @@ pub enum Direction {
 }
 
 /// What a packet means to its protocol's table: made by [`tcp::event`] or [`sctp::event`]; [`Event::NONE`] for UDP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Event(pub(crate) u8);
 
 impl Event {
