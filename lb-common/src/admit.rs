@@ -12,7 +12,7 @@ use crate::parse::Seen;
 use crate::persist;
 use crate::pipeline::{Step, Work};
 use crate::reason::Reason;
-use crate::sched::{self, Ask, Candidate, View};
+use crate::sched::{self, Ask, Candidate, Scheduler, View};
 use crate::service::{SchedState, Service, ServiceKey, flags};
 use crate::state;
 use crate::table::{Birth, Inserted, Insertion};
@@ -109,8 +109,22 @@ pub fn open<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, question: &Question, nu
     };
     match made.slot() {
         Ok(slot) => Step::request(slot),
+        Err(reason) if reason == Reason::TableFull as u32 => without_entry(t, work, question, number),
         Err(reason) => Step(reason as u64),
     }
+}
+
+/// No room for the entry. A scheduler that decides by the packet alone will decide the same for the next one, so the
+/// packet may go all the same, unless its replies need translating.
+#[inline(always)]
+fn without_entry<F: Ip, T: Tables>(t: &T, work: &Work<F>, question: &Question, number: u32) -> Step {
+    const HASHES: [u8; 3] = [Scheduler::Sh as u8, Scheduler::Dh as u8, Scheduler::Mh as u8];
+    let Some(dest) = t.dest(number) else { return Reason::Internal.into() };
+    let hashed = HASHES.contains(&question.service.scheduler) && !question.persistent();
+    if !hashed || dest.method() == Method::Nat as u8 {
+        return Reason::TableFull.into();
+    }
+    Step::stray(birth(t, &work.seen, number, dest, dest.port().is_zero()).dest)
 }
 
 /// Makes the entry of a connection. `keep_port`: the dest is addressed on the packet's own port.

@@ -64,11 +64,17 @@ impl Step {
     const ANSWER: u64 = Self::OPEN | 4 << 60;
     const PICK: u64 = Self::OPEN | 5 << 60;
     const OPEN_TO: u64 = Self::OPEN | 6 << 60;
+    const STRAY: u64 = Self::OPEN | 7 << 60;
 
     /// A client's packet of the connection in this slot is to be forwarded.
     #[inline(always)]
     pub const fn request(slot: u32) -> Self {
         Self(Self::REQUEST | slot as u64)
+    }
+    /// A client's packet is to be forwarded by this [`bound`] word, without a connection.
+    #[inline(always)]
+    pub const fn stray(bound: u32) -> Self {
+        Self(Self::STRAY | bound as u64)
     }
     /// A server's packet of the connection in this slot is to be forwarded.
     #[inline(always)]
@@ -99,7 +105,7 @@ impl Step {
     const fn is(self, kind: u64) -> bool {
         self.0 & Self::KIND == kind
     }
-    /// Slot, dest or error.
+    /// Slot, dest, [`bound`] word or error.
     #[inline(always)]
     const fn word(self) -> u32 {
         self.0 as u32
@@ -162,8 +168,8 @@ fn stages<F: Ip, P: Packet, T: Tables>(
     if step.is(Step::OPEN_TO) {
         step = t.open(work, question, step.word());
     }
-    if step.is(Step::REQUEST) {
-        step = forward::request(p, t, &work.seen, step.word());
+    if step.is(Step::REQUEST) || step.is(Step::STRAY) {
+        step = forward::request(p, t, &work.seen, step.word(), step.is(Step::STRAY));
     } else if step.is(Step::REPLY) {
         step = forward::reply(p, t, &work.seen, step.word());
     }

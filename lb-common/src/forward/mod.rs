@@ -16,10 +16,17 @@ use crate::reason::{Reason, Verdict};
 use crate::table;
 use crate::tables::{Direction, RouteQuery, Tables};
 
-/// A client's packet goes to its connection's dest.
+/// A client's packet goes to its connection's dest. `word` is the connection's slot, or for a `stray` packet, which has
+/// none, a [`bound`] word.
 #[inline(never)]
-pub fn request<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, seen: &Seen<F>, slot: u32) -> Step {
-    to_server(p, t, seen, slot).into()
+pub fn request<F: Ip, P: Packet, T: Tables>(
+    p: &mut P,
+    t: &T,
+    seen: &Seen<F>,
+    word: u32,
+    stray: bool,
+) -> Step {
+    to_server(p, t, seen, word, stray).into()
 }
 
 #[inline(always)]
@@ -27,15 +34,13 @@ fn to_server<F: Ip, P: Packet, T: Tables>(
     p: &mut P,
     t: &T,
     seen: &Seen<F>,
-    slot: u32,
+    word: u32,
+    stray: bool,
 ) -> Result<Step, Reason> {
-    let conn = table::entry_at::<F, T>(t, slot).ok_or(Reason::Internal)?;
-    let bound = conn.life().dest.load();
+    let bound = if stray { word } else { count_packet::<F, T>(t, word)? };
     let number = bound & bound::DEST;
     let dest = t.dest(number).ok_or(Reason::Internal)?;
     t.count(number, Direction::In, seen.len);
-    let packets = &conn.life().packets;
-    packets.store(packets.load().wrapping_add(1));
     let method = bound::method(bound);
     let tunnelled = method == Method::Tunnel as u32;
     let hop = match to_dest(t, dest, p.ingress(), tunnelled, seen.now) {
@@ -59,6 +64,14 @@ fn to_server<F: Ip, P: Packet, T: Tables>(
     }
     link::send(p, seen.l3, F::ETHERTYPE, &hop)?;
     Ok(Verdict::sent(Reason::Forwarded, hop.ifindex, p.ingress()).into())
+}
+
+/// One more packet of a connection; its [`bound`] word.
+#[inline(always)]
+fn count_packet<F: Ip, T: Tables>(t: &T, slot: u32) -> Result<u32, Reason> {
+    let life = table::entry_at::<F, T>(t, slot).ok_or(Reason::Internal)?.life();
+    life.packets.store(life.packets.load().wrapping_add(1));
+    Ok(life.dest.load())
 }
 
 /// A translated server's packet goes to its connection's client.
