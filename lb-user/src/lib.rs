@@ -6,8 +6,10 @@
 //! | [`cli`] | ipvsadm's grammar, listings, save and restore |
 //! | [`control`] | the nouns, the rules, the trait behind which the tables live |
 //! | [`program`] | the kernel program's object |
+//! | [`bpf`] | the tables in the kernel behind that trait; attaching |
 //! | [`verbs`] | attach, detach, status: what ipvsadm has no words for |
 
+pub mod bpf;
 pub mod cli;
 pub mod control;
 pub mod program;

@@ -1,8 +1,9 @@
 //! `lb-user attach`: load the program, fill and pin its maps, attach it to NICs.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use super::Pins;
+use super::{Pins, say};
+use crate::bpf::{attach, bpffs};
 
 /// How the program hooks into a NIC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -34,6 +35,7 @@ pub struct Args {
 }
 
 /// Does it, and says which mode each NIC got.
-pub fn run(_args: &Args) -> Result<()> {
-    bail!("this build has no packet path, so nothing can be attached")
+pub fn run(args: &Args) -> Result<()> {
+    let dir = bpffs::instance(args.pins.wanted().as_deref())?;
+    say(&attach::attach(&dir, &args.interfaces, args.mode, args.connections)?)
 }

@@ -1,8 +1,9 @@
 //! `lb-user detach`: take the program off NICs. Rules and connections stay, unless they are purged.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use super::Pins;
+use super::{Pins, say};
+use crate::bpf::{attach, bpffs};
 
 /// Take the balancer off NICs; rules and connections stay
 #[derive(Clone, Debug, clap::Args)]
@@ -19,6 +20,7 @@ pub struct Args {
 }
 
 /// Does it.
-pub fn run(_args: &Args) -> Result<()> {
-    bail!("this build has no packet path, so nothing is attached")
+pub fn run(args: &Args) -> Result<()> {
+    let dir = bpffs::instance(args.pins.wanted().as_deref())?;
+    say(&attach::detach(&dir, &args.interfaces, args.purge)?)
 }

@@ -3,15 +3,17 @@
 pub mod attach;
 pub mod detach;
 pub mod man;
+pub mod realserver;
 pub mod status;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::control::memory::MemoryStore;
-use crate::control::refusal::{Refusal, Result};
+use crate::bpf::store::BpfStore;
+use crate::control::refusal::Result;
 use crate::control::store::Store;
 
 /// IPVS in XDP: a load balancer with ipvsadm's commands.
@@ -28,6 +30,7 @@ enum Verb {
     Attach(attach::Args),
     Detach(detach::Args),
     Status(status::Args),
+    Realserver(realserver::Args),
     Man(man::Args),
 }
 
@@ -48,8 +51,14 @@ impl Pins {
 
 /// The tables that ipvsadm's commands work on.
 pub fn open_store() -> Result<impl Store> {
-    let store: Result<MemoryStore> = Err(Refusal::Failed("this build has no packet path".to_owned()));
-    store
+    Ok(BpfStore::new(Pins::default().wanted().as_deref())?)
+}
+
+/// Prints what was done, a line each.
+fn say(lines: &[String]) -> anyhow::Result<()> {
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(())
 }
 
 /// Runs a verb; errors are one line.
@@ -58,6 +67,7 @@ pub fn main(argv: &[String]) -> ExitCode {
         Verb::Attach(args) => attach::run(&args),
         Verb::Detach(args) => detach::run(&args),
         Verb::Status(args) => status::run(&args),
+        Verb::Realserver(args) => realserver::run(&args),
         Verb::Man(args) => man::run(&args),
     };
     match ran {

@@ -1,8 +1,11 @@
 //! `lb-user status`: NICs and modes, versions, table occupancy, reasons counted.
 
-use anyhow::{Result, bail};
+use std::io::Write as _;
+
+use anyhow::Result;
 
 use super::Pins;
+use crate::bpf::{bpffs, status};
 
 /// Show NICs, table sizes and what became of packets
 #[derive(Clone, Debug, clap::Args)]
@@ -16,6 +19,9 @@ pub struct Args {
 }
 
 /// Does it.
-pub fn run(_args: &Args) -> Result<()> {
-    bail!("this build has no packet path, so there is no status")
+pub fn run(args: &Args) -> Result<()> {
+    let found = status::read(&bpffs::instance(args.pins.wanted().as_deref())?)?;
+    let text = if args.json { format!("{found:#}\n") } else { status::text(&found)? };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(())
 }

@@ -1,0 +1,349 @@
+//! Putting the program on NICs and taking it off.
+//!
+//! Either all of an `attach` works or nothing of it stays: NICs that are new are attached first, NICs that run an
+//! older program are switched over next (between two packets), pins are moved last.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::Ebpf;
+
+use super::create::{self, Sizes, Undo};
+use super::lock::{self, Hold};
+use super::pins::{self, Rules, traffic};
+use super::publish::put_nic;
+use super::route::{self, Nic};
+use super::store::open_or_make;
+use super::table::Table;
+use super::{status, syscall};
+use crate::verbs::attach::Mode;
+
+/// Links are pinned by this and the NIC's name.
+pub const LINK: &str = "link-";
+/// So are those of the program for real servers.
+const REALSERVER: &str = "realserver-";
+
+/// What is not yet in its place.
+const FRESH: &str = "new:";
+/// Stands for a dot in a NIC's name: a pin's name may not have one, and a NIC's may not have this.
+const DOT: &str = ":";
+
+const NATIVE: u32 = 1 << 2;
+const GENERIC: u32 = 1 << 1;
+
+/// Attaches to NICs; the lines to print.
+pub fn attach(dir: &Path, names: &[String], mode: Mode, connections: Option<u32>) -> Result<Vec<String>> {
+    let nics = route::nics()?;
+    let wanted = wanted(&nics, names)?;
+    let mut undo = Undo::default();
+    if !dir.exists() {
+        undo.directory(dir);
+    }
+    let _lock = lock::make(dir)?;
+    let rules = open_or_make(dir, &mut undo)?;
+    let sizes = sizes(dir, &rules, connections)?;
+    let mut ebpf = create::programs(dir, &sizes, &mut undo)?;
+    create::start_sweep(&mut ebpf)?;
+    put_ways(dir, &nics)?;
+    let said = put_on(dir, &wanted, mode, &ebpf, LINK, "lb")?;
+    for name in ["lb", "lb_control"] {
+        replace_pin(program(&ebpf, name)?, &dir.join(name))?;
+    }
+    undo.keep();
+    Ok(said)
+}
+
+/// Puts the program for real servers on NICs.
+pub fn attach_realserver(dir: &Path, names: &[String], mode: Mode) -> Result<Vec<String>> {
+    let nics = route::nics()?;
+    let wanted = wanted(&nics, names)?;
+    let mut undo = Undo::default();
+    if !dir.exists() {
+        undo.directory(dir);
+    }
+    let _lock = lock::make(dir)?;
+    let ebpf = create::realserver()?;
+    let said = put_on(dir, &wanted, mode, &ebpf, REALSERVER, "lb_realserver")?;
+    undo.keep();
+    Ok(said)
+}
+
+/// The NICs with these names, once each.
+fn wanted<'a>(nics: &'a [Nic], names: &[String]) -> Result<Vec<&'a Nic>> {
+    let mut wanted: Vec<&Nic> = Vec::new();
+    for name in names {
+        let nic = nics.iter().find(|nic| nic.name == *name).with_context(|| {
+            let known: Vec<&str> =
+                nics.iter().filter(|nic| !nic.loopback).map(|nic| nic.name.as_str()).collect();
+            format!("{name}: no such interface (there are: {})", known.join(", "))
+        })?;
+        ensure!(!nic.loopback, "{name} is the loopback interface: attach to the one traffic comes in on");
+        ensure!(
+            nic.ethernet,
+            "{name} does not carry Ethernet frames: the balancer works on Ethernet interfaces"
+        );
+        if !wanted.iter().any(|other| other.index == nic.index) {
+            wanted.push(nic);
+        }
+    }
+    Ok(wanted)
+}
+
+/// Sizes of the connection tables: as asked, else as they are, else as usual.
+fn sizes(dir: &Path, rules: &Rules, connections: Option<u32>) -> Result<Sizes> {
+    let present = match Sizes::present(dir)? {
+        Some(present) => present,
+        None => {
+            clear_traffic(dir)?;
+            return Ok(connections.map_or_else(Sizes::usual, Sizes::of));
+        }
+    };
+    let asked = connections.map_or(present, Sizes::of);
+    if asked == present {
+        return Ok(present);
+    }
+    ensure!(
+        links(dir, LINK)?.is_empty(),
+        "the connection table has room for {} connections; to change that, detach first",
+        present.connections()
+    );
+    let live = rules.dests.all().iter().filter(|dest| super::dests::referenced(dest)).count();
+    ensure!(
+        live == 0,
+        "the connection table has room for {} connections and is in use; `lb-user detach --purge` forgets them",
+        present.connections()
+    );
+    clear_traffic(dir)?;
+    Ok(asked)
+}
+
+fn clear_traffic(dir: &Path) -> Result<()> {
+    pins::TRAFFIC.iter().try_for_each(|spec| create::remove(&dir.join(spec.name)))
+}
+
+/// Every NIC packets may leave by, and what VLAN devices stand for.
+fn put_ways(dir: &Path, nics: &[Nic]) -> Result<()> {
+    let egress = traffic("egress")?.require(dir)?;
+    let vlans = traffic("vlans")?.require(dir)?;
+    for nic in nics.iter().filter(|nic| nic.ethernet && !nic.loopback) {
+        put_nic(&egress, nic.index)?;
+        if let Some((parent, id)) = nic.vlan {
+            syscall::update(pins::fd(&vlans), &nic.index, &[parent, u32::from(id)])
+                .with_context(|| format!("noting the VLAN of {}", nic.name))?;
+        }
+    }
+    Ok(())
+}
+
+fn program<'a>(ebpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>> {
+    let program = ebpf.program(name).with_context(|| format!("there is no program {name}"))?;
+    Ok(program.fd().with_context(|| format!("the program {name} is not loaded"))?.as_fd())
+}
+
+/// Attaches and switches over, or leaves everything as it was.
+fn put_on(
+    dir: &Path,
+    wanted: &[&Nic],
+    mode: Mode,
+    ebpf: &Ebpf,
+    prefix: &str,
+    name: &str,
+) -> Result<Vec<String>> {
+    let program = program(ebpf, name)?;
+    let mut said = Vec::new();
+    let mut fresh: Vec<(PathBuf, OwnedFd)> = Vec::new();
+    let mut links = links(dir, prefix)?;
+    for nic in wanted {
+        let old = links.get(&nic.name).and_then(|link| syscall::xdp_link(link.as_fd()).ok());
+        if old.is_some_and(|(_, index)| index == nic.index) && mode_fits(nic, mode) {
+            said.push(format!("{}: attached already, {}", nic.name, status::mode_name(nic.xdp)));
+            continue;
+        }
+        // Another mode is asked for, or the NIC of that name is another one now.
+        if let Some(old) = links.remove(&nic.name) {
+            let _ = syscall::detach_link(old.as_fd());
+        }
+        let (link, line) = attach_one(program, nic, mode)?;
+        said.push(line);
+        fresh.push((link_path(dir, prefix, &nic.name), link));
+    }
+    switch_over(&links, program, &dir.join(name))?;
+    for (path, link) in &fresh {
+        replace_pin(link.as_fd(), path)?;
+    }
+    Ok(said)
+}
+
+fn mode_fits(nic: &Nic, mode: Mode) -> bool {
+    let generic = nic.xdp.is_some_and(|(mode, _)| mode == 2);
+    match mode {
+        Mode::Auto => true,
+        Mode::Native => !generic,
+        Mode::Generic => generic,
+    }
+}
+
+/// All links get the new program; if one cannot, those before it get the old one back.
+fn switch_over(links: &BTreeMap<String, OwnedFd>, program: BorrowedFd<'_>, old: &Path) -> Result<()> {
+    let mut done: Vec<&OwnedFd> = Vec::new();
+    for (name, link) in links {
+        // The NIC of a link may be gone, and its namespace with it.
+        if syscall::xdp_link(link.as_fd()).is_ok_and(|(_, index)| index == 0) {
+            continue;
+        }
+        if let Err(error) = syscall::update_link(link.as_fd(), program) {
+            if let Ok(old) = syscall::open_pin(old) {
+                done.iter().for_each(|link| drop(syscall::update_link(link.as_fd(), old.as_fd())));
+            }
+            return Err(error).with_context(|| format!("{name}: replacing the program"));
+        }
+        done.push(link);
+    }
+    Ok(())
+}
+
+fn attach_one(program: BorrowedFd<'_>, nic: &Nic, mode: Mode) -> Result<(OwnedFd, String)> {
+    let down = if nic.up { "" } else { "; it is down: `ip link set dev NAME up` switches it on" };
+    let down = down.replace("NAME", &nic.name);
+    let line = |mode: &str| format!("{}: attached, {mode} mode{down}", nic.name);
+    let why = match mode {
+        Mode::Generic => None,
+        Mode::Auto | Mode::Native => match syscall::create_link(program, nic.index, NATIVE) {
+            Ok(link) => return Ok((link, line("native"))),
+            Err(error) if is_taken(&error) => bail!(taken(nic)),
+            Err(error) if mode == Mode::Native => {
+                bail!("{}: native mode does not work: {}", nic.name, why(&error))
+            }
+            Err(error) => Some(why(&error)),
+        },
+    };
+    match syscall::create_link(program, nic.index, GENERIC) {
+        Ok(link) => {
+            let because = why.map_or(String::new(), |why| format!(" (native mode does not work: {why})"));
+            Ok((link, line("generic") + &because))
+        }
+        Err(error) if is_taken(&error) => bail!(taken(nic)),
+        Err(error) => bail!("{}: the program cannot be attached: {}", nic.name, self::why(&error)),
+    }
+}
+
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST))
+}
+
+fn taken(nic: &Nic) -> String {
+    format!(
+        "{}: another XDP program is attached to it ({}): take that off first, for example with `ip link set dev {0} xdp off`",
+        nic.name,
+        nic.xdp.map_or("unknown".to_owned(), |(_, id)| format!("id {id}"))
+    )
+}
+
+fn why(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EOPNOTSUPP) => "the driver has no XDP".to_owned(),
+        Some(libc::EINVAL | libc::ERANGE) => format!("the driver refuses, perhaps for its MTU: {error}"),
+        _ => error.to_string(),
+    }
+}
+
+fn link_path(dir: &Path, prefix: &str, nic: &str) -> PathBuf {
+    dir.join(format!("{prefix}{}", nic.replace('.', DOT)))
+}
+
+/// Pins in the place of what was pinned there.
+fn replace_pin(object: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    let mut name = OsString::from(FRESH);
+    name.push(path.file_name().unwrap_or_default());
+    let fresh = path.with_file_name(name);
+    create::remove(&fresh)?;
+    syscall::pin(object, &fresh).with_context(|| format!("pinning {}", fresh.display()))?;
+    fs::rename(&fresh, path).with_context(|| format!("pinning {}", path.display()))
+}
+
+/// The pinned links, by the NIC's name.
+pub fn links(dir: &Path, prefix: &str) -> Result<BTreeMap<String, OwnedFd>> {
+    let mut links = BTreeMap::new();
+    for name in files(dir)? {
+        if let Some(nic) = name.strip_prefix(prefix) {
+            let link = syscall::open_pin(&dir.join(&name))
+                .with_context(|| format!("{} is not a link of the balancer's", dir.join(&name).display()))?;
+            links.insert(nic.replace(DOT, "."), link);
+        }
+    }
+    Ok(links)
+}
+
+fn files(dir: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.with_context(|| format!("reading {}", dir.display()))?,
+    };
+    entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+}
+
+/// Takes the program off NICs; no names: off all.
+pub fn detach(dir: &Path, names: &[String], purge: bool) -> Result<Vec<String>> {
+    let said = take_off(dir, names, LINK, purge)?;
+    if purge {
+        let _lock = lock::take(dir, Hold::Alone)?;
+        for name in files(dir)? {
+            // Real servers are no part of the balancer.
+            if !name.starts_with(REALSERVER) {
+                create::remove(&dir.join(name))?;
+            }
+        }
+        if let Err(error) = fs::remove_dir(dir)
+            && !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty)
+        {
+            return Err(error).with_context(|| format!("removing {}", dir.display()));
+        }
+    }
+    Ok(said)
+}
+
+/// Takes the program for real servers off.
+pub fn detach_realserver(dir: &Path, names: &[String]) -> Result<Vec<String>> {
+    let said = take_off(dir, names, REALSERVER, false)?;
+    if files(dir)?.is_empty() {
+        let _ = fs::remove_dir(dir);
+    }
+    Ok(said)
+}
+
+fn take_off(dir: &Path, names: &[String], prefix: &str, purge: bool) -> Result<Vec<String>> {
+    let Some(_lock) = lock::take(dir, Hold::Alone)? else {
+        ensure!(names.is_empty(), "{}: not attached", names.join(", "));
+        return Ok(Vec::new());
+    };
+    let links = links(dir, prefix)?;
+    if let Some(other) = names.iter().find(|name| !links.contains_key(*name)) {
+        bail!("{other}: not attached");
+    }
+    let all = names.is_empty();
+    if purge && !all && names.len() < links.len() {
+        bail!("--purge forgets what other interfaces still use: detach all of them");
+    }
+    let mut said = Vec::new();
+    for (name, link) in links.iter().filter(|(name, _)| all || names.contains(name)) {
+        // Without a NIC there is nothing to take it off.
+        let gone = syscall::xdp_link(link.as_fd()).is_ok_and(|(_, index)| index == 0);
+        if !gone {
+            syscall::detach_link(link.as_fd()).with_context(|| format!("{name}: taking the program off"))?;
+        }
+        create::remove(&link_path(dir, prefix, name))?;
+        said.push(format!("{name}: detached"));
+    }
+    Ok(said)
+}
+
+/// How many services and dests there are.
+pub fn count(rules: &Rules) -> Result<(usize, usize)> {
+    let table = Table::read(rules)?;
+    Ok((table.rows.len(), table.rows.values().map(|row| row.list.len()).sum()))
+}

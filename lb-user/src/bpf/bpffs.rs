@@ -1,0 +1,96 @@
+//! Where the pins are: `<bpffs>/lb-user/<netns cookie>/`, found also from inside `ip netns exec`, which hides
+//! `/sys/fs/bpf` behind a fresh `/sys`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::mount::{MountFlags, mount};
+
+use super::syscall;
+
+const USUAL: &str = "/sys/fs/bpf";
+/// How far up to look for a process that sees a BPF file system.
+const ANCESTORS: usize = 64;
+
+/// The directory of this network namespace's instance, which need not exist yet.
+pub fn instance(wanted: Option<&Path>) -> Result<PathBuf> {
+    let cookie =
+        syscall::netns_cookie().context("the kernel does not number network namespaces (Linux 5.14 does)")?;
+    Ok(root(wanted)?.join("lb-user").join(cookie.to_string()))
+}
+
+/// The BPF file system.
+fn root(wanted: Option<&Path>) -> Result<PathBuf> {
+    if let Some(dir) = wanted {
+        ensure!(dir.is_dir(), "{}: no such directory", dir.display());
+        ensure!(
+            is_bpffs(dir),
+            "{} is not a BPF file system: mount one there with `mount -t bpf bpf {0}`",
+            dir.display()
+        );
+        return Ok(dir.to_owned());
+    }
+    if let Some(found) = seen() {
+        return Ok(found);
+    }
+    mount_usual()?;
+    seen().context("a BPF file system was mounted on /sys/fs/bpf, but cannot be seen there")
+}
+
+/// The one we see ourselves, else the one the first process sees, else that of the nearest ancestor with one.
+fn seen() -> Option<PathBuf> {
+    let usual = PathBuf::from(USUAL);
+    if is_bpffs(&usual) {
+        return Some(usual);
+    }
+    let through =
+        |pid: u32| Some(PathBuf::from(format!("/proc/{pid}/root{USUAL}"))).filter(|dir| is_bpffs(dir));
+    through(1).or_else(|| {
+        std::iter::successors(Some(std::process::id()), |pid| parent(*pid)).take(ANCESTORS).find_map(through)
+    })
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may hold blanks and brackets, but ends with the last bracket.
+    let after = stat.rsplit_once(')')?.1;
+    after.split_whitespace().nth(1)?.parse().ok().filter(|pid| *pid != 0)
+}
+
+fn is_bpffs(dir: &Path) -> bool {
+    const MAGIC: u32 = 0xcafe_4a11;
+    rustix::fs::statfs(dir).is_ok_and(|found| found.f_type as u32 == MAGIC)
+}
+
+/// Mounts one where everybody expects it: for all, not just for whoever `ip netns exec` started.
+fn mount_usual() -> Result<()> {
+    if outermost().is_some_and(mount_in) {
+        return Ok(());
+    }
+    if !Path::new(USUAL).is_dir() {
+        bail!("{USUAL} does not exist: mount sysfs on /sys, or name a BPF file system with --bpffs");
+    }
+    mount("bpf", USUAL, "bpf", MountFlags::empty(), c"mode=0700")
+        .with_context(|| format!("no BPF file system is mounted, and mounting one on {USUAL} failed"))
+}
+
+/// The first process, or the furthest ancestor, whose mounts are not ours but may be entered.
+fn outermost() -> Option<u32> {
+    let mounts = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    let own = mounts(std::process::id())?;
+    let ancestors: Vec<u32> =
+        std::iter::successors(Some(std::process::id()), |pid| parent(*pid)).take(ANCESTORS).collect();
+    let furthest = ancestors.iter().rev().copied();
+    let (pid, found) = std::iter::once(1).chain(furthest).find_map(|pid| Some((pid, mounts(pid)?)))?;
+    (found != own).then_some(pid)
+}
+
+fn mount_in(pid: u32) -> bool {
+    let pid = pid.to_string();
+    Command::new("nsenter")
+        .args(["--target", &pid, "--mount", "mount", "-t", "bpf", "-o", "mode=0700", "bpf", USUAL])
+        .status()
+        .is_ok_and(|status| status.success())
+}

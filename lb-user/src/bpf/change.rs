@@ -1,0 +1,349 @@
+//! Changes, held in memory until they are published: all commands of a restore, or the one of a command line.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result};
+use lb_common::sched::{self, BuildDest};
+use lb_common::service::ServiceKey;
+
+use super::clock::Now;
+use super::dests::{self, Place};
+use super::lists::{Regions, Slots};
+use super::pins::{self, DESTS, LISTS, Rules, SERVICES};
+use super::route::{Router, Way};
+use super::stats::{Books, Meter, OF_SERVICE};
+use super::table::{Row, Table};
+use super::{clock, syscall, trash};
+use crate::control::address::AddressKind;
+use crate::control::model::{DestConf, DestId, ServiceConf, ServiceId};
+use crate::control::refusal::{Refusal, Result as Refused};
+
+/// The settings' spare cells, which are the control side's: where the searches for room go on, and the next serial.
+pub(super) mod spare {
+    pub const LISTS: usize = 0;
+    pub const DESTS: usize = 1;
+    pub const SERVICES: usize = 2;
+    pub const SERIAL: usize = 3;
+}
+
+/// The tables with changes not yet published.
+#[derive(Debug)]
+pub struct Change {
+    pub(super) rules: Rules,
+    pub(super) table: Table,
+    pub(super) regions: Regions,
+    pub(super) dest_slots: Slots,
+    pub(super) service_slots: Slots,
+    pub(super) books: Books,
+    pub(super) meter: Meter,
+    /// Deleted dests, by service and address.
+    pub(super) trash: HashMap<(ServiceKey, DestId), u32>,
+    /// Dests that leave with the next publication.
+    pub(super) leaving: HashSet<u32>,
+    /// Services that leave with it.
+    pub(super) removed: Vec<Row>,
+    /// NICs that packets leave by, not yet in the egress map.
+    pub(super) egress: HashSet<u32>,
+    /// Room has been taken that may still be read by packets of before.
+    pub(super) must_wait: bool,
+}
+
+impl Change {
+    /// Reads everything, and throws away what the trash has held long enough. The lock is held alone.
+    pub fn open(rules: Rules) -> Result<Self> {
+        let settings = rules.settings()?;
+        let next = |at: usize| settings.spare[at].load();
+        let mut change = Self {
+            table: Table::read(&rules)?,
+            regions: Regions::new(LISTS, next(spare::LISTS)),
+            dest_slots: Slots::new(DESTS, next(spare::DESTS)),
+            service_slots: Slots::new(SERVICES, next(spare::SERVICES)),
+            books: Books::read(pins::fd(&rules.books)).context("reading the counters")?,
+            meter: Meter::new().context("counting CPUs")?,
+            trash: HashMap::new(),
+            leaving: HashSet::new(),
+            removed: Vec::new(),
+            egress: HashSet::new(),
+            must_wait: false,
+            rules,
+        };
+        change.mark_room();
+        change.sort_trash()?;
+        Ok(change)
+    }
+
+    fn mark_room(&mut self) {
+        for row in self.table.rows.values() {
+            self.regions.mark(row.value.list, row.value.dests.max(1));
+            self.regions.mark(row.value.table, row.value.table_len);
+            self.service_slots.set(row.value.slot, true);
+        }
+    }
+
+    /// Finds deleted dests; those whose time is over become free slots.
+    fn sort_trash(&mut self) -> Result<()> {
+        let listed: HashSet<u32> =
+            self.table.rows.values().flat_map(|row| row.list.iter().copied()).collect();
+        let mut now = None;
+        for (slot, dest) in (0u32..).zip(self.rules.dests.all()) {
+            if !dests::used(dest) {
+                continue;
+            }
+            self.dest_slots.set(slot, true);
+            if listed.contains(&slot) {
+                continue;
+            }
+            let now = match now {
+                Some(now) => now,
+                None => *now.insert(Now::read().context("reading the packet path's clock")?),
+            };
+            if dest.available() {
+                // Made by a command that was killed before it put the dest into its service's list.
+                dests::retire(dest, now.seconds, now.seconds);
+            }
+            let idle = now.seconds.saturating_sub(now.since(dest.idle_since.load())).max(dest.deleted.load());
+            if !dests::referenced(dest) && trash::thrown_at(dests::scans(dest), idle) <= now.seconds {
+                dest.status.swap(0);
+                self.dest_slots.set(slot, false);
+                self.books.drop_book(slot);
+            } else {
+                self.trash.insert((dests::owner(dest).key, dests::id(dest)), slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// A service.
+    pub fn row(&self, id: &ServiceId) -> Option<&Row> {
+        self.table.rows.get(&ServiceKey::from(*id))
+    }
+
+    /// Has the service this dest?
+    pub fn has_dest(&self, service: &ServiceId, dest: &DestId) -> bool {
+        self.row(service).is_some_and(|row| row.dest(&self.rules, dest).is_some())
+    }
+
+    /// The maps.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// All services.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// Adds a service.
+    pub fn add_service(&mut self, id: &ServiceId, conf: &ServiceConf) -> Refused<()> {
+        let key = ServiceKey::from(*id);
+        if self.table.rows.contains_key(&key) {
+            return Err(Refusal::ServiceExists);
+        }
+        self.fits(1 + sched::table_len(conf.scheduler))?;
+        let room = self.service_slots.alloc().ok_or(Refusal::NoMemory)?;
+        self.must_wait |= room.wrapped;
+        let serial = self.rules.settings()?.spare[spare::SERIAL].fetch_add(1).wrapping_add(1);
+        let mut row = Row::new(key, room.start, serial);
+        row.set_conf(conf);
+        self.table.rows.insert(key, row);
+        Ok(())
+    }
+
+    /// Replaces a service's settings.
+    pub fn edit_service(&mut self, id: &ServiceId, conf: &ServiceConf) -> Refused<()> {
+        let row = self.row(id).ok_or(Refusal::NoSuchService)?;
+        let other = row.scheduler() != conf.scheduler;
+        if other {
+            self.fits(row.list.len() + sched::table_len(conf.scheduler))?;
+        }
+        let builds = self.builds(&row.list);
+        let row = self.row_mut(id)?;
+        row.set_conf(conf);
+        if other {
+            let memory = sched::on_change(conf.scheduler, &[], &builds, 0);
+            remember(row, &memory);
+        }
+        Ok(())
+    }
+
+    /// Deletes a service and its dests.
+    pub fn delete_service(&mut self, id: &ServiceId) -> Refused<()> {
+        let row = self.table.rows.remove(&ServiceKey::from(*id)).ok_or(Refusal::NoSuchService)?;
+        self.leaving.extend(&row.list);
+        self.books.drop_book(row.value.slot | OF_SERVICE);
+        self.removed.push(row);
+        Ok(())
+    }
+
+    /// Deletes all services.
+    pub fn clear(&mut self) -> Refused<()> {
+        let ids: Vec<ServiceId> = self.table.rows.values().map(Row::id).collect();
+        ids.iter().try_for_each(|id| self.delete_service(id))
+    }
+
+    /// Adds a dest at the head of the list.
+    pub fn add_dest(&mut self, service: &ServiceId, id: &DestId, conf: &DestConf, way: &Way) -> Refused<()> {
+        let row = self.row(service).ok_or(Refusal::ServiceNotDefined)?;
+        if row.dest(&self.rules, id).is_some() {
+            return Err(Refusal::DestExists);
+        }
+        let (owner, scheduler) = (row.owner(), row.scheduler());
+        self.fits(row.list.len() + 1 + sched::table_len(scheduler))?;
+        let local = way.kind == AddressKind::Local;
+        let place = Place { local, egress: if local { 0 } else { way.egress } };
+        if place.egress != 0 {
+            self.egress.insert(place.egress);
+        }
+        let slot = self.fill_slot(&owner, id, conf, &place)?;
+        self.relist(service, |list| list.insert(0, slot))
+    }
+
+    /// The slot of a deleted dest that comes back, or a new one.
+    fn fill_slot(
+        &mut self,
+        owner: &dests::Owner,
+        id: &DestId,
+        conf: &DestConf,
+        place: &Place,
+    ) -> Refused<u32> {
+        let left = self.leaving.iter().copied().find(|slot| {
+            self.rules
+                .dests
+                .get(*slot)
+                .is_some_and(|d| dests::owner(d).key == owner.key && dests::id(d) == *id)
+        });
+        let back = left.or_else(|| self.trash.get(&(owner.key, *id)).copied());
+        let Some(slot) = back else { return self.new_slot(owner, id, conf, place) };
+        let dest = self.rules.dests.get(slot).context("a dest's slot is out of range")?;
+        let raw = self.meter.read(pins::fd(&self.rules.stats), slot)?;
+        let same = dests::owner(dest).serial == owner.serial;
+        if !same {
+            self.books.zero(slot, raw);
+        }
+        if !same || left.is_none() {
+            self.books.disinherit(owner.slot, raw);
+        }
+        self.leaving.remove(&slot);
+        self.trash.remove(&(owner.key, *id));
+        dests::revive(dest, owner, id, conf, place);
+        Ok(slot)
+    }
+
+    fn new_slot(
+        &mut self,
+        owner: &dests::Owner,
+        id: &DestId,
+        conf: &DestConf,
+        place: &Place,
+    ) -> Refused<u32> {
+        let room = self.dest_slots.alloc().ok_or(Refusal::NoMemory)?;
+        if room.wrapped {
+            // Packets may still be reading what the slot was before.
+            syscall::wait_for_readers()?;
+        }
+        self.books.drop_book(room.start);
+        self.meter.clear(pins::fd(&self.rules.stats), room.start)?;
+        let dest = self.rules.dests.get(room.start).context("a dest's slot is out of range")?;
+        dests::write(dest, owner, id, conf, place);
+        Ok(room.start)
+    }
+
+    /// Replaces a dest's settings.
+    pub fn edit_dest(&mut self, service: &ServiceId, id: &DestId, conf: &DestConf) -> Refused<()> {
+        let row = self.row(service).ok_or(Refusal::ServiceNotDefined)?;
+        let slot = row.dest(&self.rules, id).ok_or(Refusal::NoSuchDest)?;
+        self.fits(row.list.len() + sched::table_len(row.scheduler()))?;
+        let dest = self.rules.dests.get(slot).context("a dest's slot is out of range")?;
+        dests::edit(dest, id, conf);
+        self.relist(service, |_| ())
+    }
+
+    /// Deletes a dest.
+    pub fn delete_dest(&mut self, service: &ServiceId, id: &DestId) -> Refused<()> {
+        let row = self.row(service).ok_or(Refusal::ServiceNotDefined)?;
+        let slot = row.dest(&self.rules, id).ok_or(Refusal::NoSuchDest)?;
+        self.leaving.insert(slot);
+        self.relist(service, |list| list.retain(|other| *other != slot))
+    }
+
+    /// A single change of a service's list, or of a dest in it: the scheduler's memory follows every one.
+    fn relist(&mut self, service: &ServiceId, change: impl FnOnce(&mut Vec<u32>)) -> Refused<()> {
+        let row = self.row(service).ok_or(Refusal::ServiceNotDefined)?;
+        let old = row.list.clone();
+        let mut new = old.clone();
+        change(&mut new);
+        let cursor = match row.cursor {
+            Some(cursor) => cursor,
+            None => self.rules.sched.get(row.value.slot).map_or(0, |state| state.cursor.load()),
+        };
+        let memory = sched::on_change(row.scheduler(), &old, &self.builds(&new), cursor);
+        let thresholds =
+            new.iter().any(|slot| self.rules.dests.get(*slot).is_some_and(|d| d.upper.load() != 0));
+        let row = self.row_mut(service)?;
+        row.list = new;
+        row.value.thresholds = u8::from(thresholds);
+        remember(row, &memory);
+        Ok(())
+    }
+
+    /// The list as tables are built from it.
+    pub(super) fn builds(&self, list: &[u32]) -> Vec<BuildDest> {
+        list.iter().filter_map(|slot| Some(dests::build(*slot, self.rules.dests.get(*slot)?))).collect()
+    }
+
+    fn row_mut(&mut self, id: &ServiceId) -> Refused<&mut Row> {
+        self.table.rows.get_mut(&ServiceKey::from(*id)).ok_or(Refusal::NoSuchService)
+    }
+
+    /// Is there room for so many words? Asked before anything is touched.
+    fn fits(&self, words: usize) -> Refused<()> {
+        if self.regions.has_room(words as u32) { Ok(()) } else { Err(Refusal::NoMemory) }
+    }
+
+    /// Zeroes counters.
+    pub fn zero(&mut self, service: Option<&ServiceId>) -> Refused<()> {
+        let rows: Vec<Row> = match service {
+            Some(id) => vec![self.row(id).ok_or(Refusal::NoSuchService)?.clone()],
+            None => self.table.rows.values().cloned().collect(),
+        };
+        for row in rows {
+            let mut sum = lb_common::tables::Counters::default();
+            for slot in &row.list {
+                let raw = self.meter.read(pins::fd(&self.rules.stats), *slot)?;
+                self.books.zero(*slot, raw);
+                sum = sum.plus(raw);
+            }
+            self.books.zero(row.value.slot | OF_SERVICE, sum);
+        }
+        Ok(())
+    }
+
+    /// When the scans of the trash started: now, if it is empty.
+    pub(super) fn scans_since(&self, now: u32) -> u32 {
+        let dest = self.trash.values().next().and_then(|slot| self.rules.dests.get(*slot));
+        dest.map_or(now, dests::scans)
+    }
+}
+
+fn remember(row: &mut Row, memory: &sched::Memory) {
+    row.cursor = Some(memory.cursor);
+    row.value.gcd = memory.gcd;
+    row.value.max_weight = memory.max_weight;
+    (row.changed, row.relist) = (true, true);
+}
+
+/// Starts the neighbour of a dest's way; `patient`: waits for its answer.
+pub fn prepare(router: &mut Router, addr: &IpAddr, patient: bool) -> Result<Way> {
+    let way = router.way(addr)?;
+    router.resolve(&way);
+    if patient {
+        router.wait(&way);
+    }
+    Ok(way)
+}
+
+/// Seconds now, as slots note them.
+pub(super) fn seconds() -> u32 {
+    clock::seconds()
+}

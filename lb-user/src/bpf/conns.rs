@@ -1,0 +1,117 @@
+//! Reading the connection table while packets change it: control word, key, control word again.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use lb_common::addr::{Addr, Port, Proto};
+use lb_common::conn::{Bucket4, Bucket6, Entry, Ways, bound, ctl, tag};
+use lb_common::ip::{Address as _, Ip, V4, V6};
+use lb_common::settings::Settings;
+use lb_common::state;
+
+use super::clock::Now;
+use super::dests;
+use super::memory::{self, Access, Mapped, Shared};
+use super::pins::{self, Rules, traffic};
+use super::syscall;
+use crate::control::model::{ConnRow, End};
+
+/// Connections and templates, in the order of the table. Nothing is attached yet: none.
+pub fn rows(dir: &Path, rules: &Rules) -> Result<Vec<ConnRow>> {
+    let mut reader = Reader {
+        rules,
+        settings: rules.settings()?,
+        now: Now::read().context("reading the packet path's clock")?,
+        rows: Vec::new(),
+    };
+    reader.family::<V4, Bucket4>(dir, "conns4", "overflow4")?;
+    reader.family::<V6, Bucket6>(dir, "conns6", "overflow6")?;
+    Ok(reader.rows)
+}
+
+struct Reader<'a> {
+    rules: &'a Rules,
+    settings: &'a Settings,
+    now: Now,
+    rows: Vec<ConnRow>,
+}
+
+impl Reader<'_> {
+    fn family<F: Ip, B: Shared + Ways<F::Entry>>(
+        &mut self,
+        dir: &Path,
+        table: &str,
+        overflow: &str,
+    ) -> Result<()> {
+        let Some(map) = traffic(table)?.open(dir)? else { return Ok(()) };
+        let count = pins::entries(&map)? as usize;
+        let mapped =
+            Mapped::<B>::new(pins::fd(&map), count, Access::Read).context("mapping the connections")?;
+        mapped.all().iter().for_each(|bucket| self.bucket::<F>(bucket));
+        if let Some(map) = traffic(overflow)?.open(dir)? {
+            let second: Vec<(u32, [u32; 64])> =
+                syscall::all(pins::fd(&map)).context("reading the overflow")?;
+            second.iter().for_each(|(_, words)| self.bucket::<F>(&memory::bucket::<B>(words)));
+        }
+        Ok(())
+    }
+
+    fn bucket<F: Ip>(&mut self, bucket: &impl Ways<F::Entry>) {
+        for way in 0..F::Entry::WAYS {
+            let row = self.entry::<F>(bucket.way(way));
+            self.rows.extend(row);
+        }
+    }
+
+    fn entry<F: Ip>(&self, entry: &F::Entry) -> Option<ConnRow> {
+        let life = entry.life();
+        let before = life.ctl.load_acquire();
+        if !ctl::is_live(before) {
+            return None;
+        }
+        let (flow, tag, last, dest) = (entry.flow(), entry.tag().load(), life.last.load(), life.dest.load());
+        if life.ctl.load_acquire() & ctl::IDENTITY != before & ctl::IDENTITY {
+            return None;
+        }
+        let state = (before & ctl::STATE) as u8;
+        let template = tag & tag::TEMPLATE != 0;
+        let left = if template {
+            last.wrapping_sub(self.now.ticks) as i32
+        } else {
+            let timeout = self.settings.timeout(flow.proto, u32::from(state)).load();
+            timeout.wrapping_sub(self.now.ticks.wrapping_sub(last)) as i32
+        };
+        // Its time is up; the sweep will come by.
+        if left <= 0 && !template {
+            return None;
+        }
+        let end = |addr: Addr, port: Port| End { addr: addr.to_ip(F::FAMILY), port };
+        let virt = end(flow.vaddr.wide(), flow.vport);
+        Some(ConnRow {
+            proto: flow.proto,
+            expires: left.max(0) as u64 / u64::from(self.now.hz.max(1)),
+            state: name(flow.proto, state, template),
+            client: end(flow.client.wide(), flow.cport),
+            virt,
+            dest: self.dest(dest, virt),
+            engine: None,
+        })
+    }
+
+    fn dest(&self, word: u32, virt: End) -> End {
+        if word & bound::NO_DEST != 0 {
+            return virt;
+        }
+        let Some(dest) = self.rules.dests.get(word & bound::DEST) else { return virt };
+        let id = dests::id(dest);
+        End { addr: id.addr, port: if word & bound::KEEP_PORT != 0 { virt.port } else { id.port } }
+    }
+}
+
+fn name(proto: Proto, state: u8, template: bool) -> &'static str {
+    match (template, state) {
+        (true, 0) => "NONE",
+        (true, _) => "ASSURED",
+        (false, _) => state::name(proto, state),
+    }
+}

@@ -1,0 +1,265 @@
+//! The object file: creating maps from it, loading its programs.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::maps::{Map, MapData};
+use aya::programs::{ProgramError, TestRun as _, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use lb_common::request::{Request, status, verb};
+use lb_common::settings::Settings;
+use lb_common::tables::LAYOUT;
+
+use super::clock;
+use super::pins::{self, BOOKS, RULES, Spec, TRAFFIC};
+use super::syscall;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf"));
+
+/// Files made so far; gone again unless all went well.
+#[derive(Debug, Default)]
+pub struct Undo {
+    made: Vec<PathBuf>,
+}
+
+impl Undo {
+    /// Pins something, for now.
+    pub fn pin(&mut self, object: std::os::fd::BorrowedFd<'_>, path: PathBuf) -> Result<()> {
+        syscall::pin(object, &path).with_context(|| format!("pinning {}", path.display()))?;
+        self.made.push(path);
+        Ok(())
+    }
+    /// A directory that was made.
+    pub fn directory(&mut self, path: &Path) {
+        self.made.insert(0, path.to_owned());
+    }
+    /// All went well.
+    pub fn keep(mut self) {
+        self.made.clear();
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        for path in self.made.iter().rev() {
+            // What cannot be removed stays; the error that led here is the one to tell.
+            let _ = fs::remove_file(path).or_else(|_| fs::remove_dir(path));
+        }
+    }
+}
+
+fn object() -> Result<&'static [u8]> {
+    ensure!(!OBJECT.is_empty(), "this program was built without the packet path (LB_SKIP_BPF)");
+    Ok(OBJECT)
+}
+
+/// Makes the maps of the rules, with IPVS's defaults in them. What an interrupted try left is replaced.
+pub fn rules(dir: &Path, undo: &mut Undo) -> Result<()> {
+    for spec in RULES.iter().chain([&BOOKS]) {
+        remove(&dir.join(spec.name))?;
+    }
+    let mut made = EbpfLoader::new().btf(None).load(object()?).context("creating the tables")?;
+    let books = syscall::create_hash(
+        BOOKS.name,
+        4,
+        size_of::<super::stats::Book>() as u32,
+        pins::DESTS + pins::SERVICES,
+    )
+    .context("creating the table of counters")?;
+    undo.pin(books.as_fd(), dir.join(BOOKS.name))?;
+    for spec in &RULES {
+        let map = take(&mut made, spec.name)?;
+        if spec.name == "settings" {
+            first_settings(&map)?;
+        }
+        undo.pin(pins::fd(&map), dir.join(spec.name))?;
+    }
+    Ok(())
+}
+
+fn first_settings(map: &MapData) -> Result<()> {
+    let mapped = pins::map::<Settings>(map, 1)?;
+    let settings = mapped.get(0).context("the settings map is empty")?;
+    settings.set_defaults(clock::hz());
+    let mut secret = [0u8; 16];
+    rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty())
+        .context("asking for randomness")?;
+    for (cell, bytes) in settings.secret.iter().zip(secret.as_chunks::<4>().0) {
+        cell.store(u32::from_ne_bytes(*bytes));
+    }
+    settings.layout.store(LAYOUT);
+    Ok(())
+}
+
+fn take(ebpf: &mut Ebpf, name: &str) -> Result<MapData> {
+    match ebpf.take_map(name) {
+        Some(
+            Map::Array(map)
+            | Map::HashMap(map)
+            | Map::PerCpuArray(map)
+            | Map::LruHashMap(map)
+            | Map::DevMapHash(map),
+        ) => Ok(map),
+        _ => bail!("the program has no map {name}"),
+    }
+}
+
+/// Removes a file, if it is there.
+pub fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Sizes of the maps of traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Buckets of the IPv4 table.
+    pub buckets_v4: u32,
+    /// Buckets of the IPv6 table.
+    pub buckets_v6: u32,
+}
+
+/// Slots per connection wanted: an eight-way table is comfortable up to half full.
+const SPARE: u64 = 2;
+/// The IPv6 table's part of the connections.
+const V6_SHARE: u64 = 4;
+/// Buckets at the most: slot numbers have 30 bits.
+const MOST: u64 = 1 << 27;
+
+impl Sizes {
+    /// For so many IPv4 connections, and a quarter of that in IPv6.
+    pub fn of(connections: u32) -> Self {
+        let wanted = u64::from(connections) * SPARE;
+        let buckets = |slots: u64, ways: u64| slots.div_ceil(ways).next_power_of_two().clamp(64, MOST) as u32;
+        Self { buckets_v4: buckets(wanted, 8), buckets_v6: buckets(wanted / V6_SHARE, 4) }
+    }
+
+    /// Where nobody says how many: one connection per 32 KiB of memory, a million at the most.
+    pub fn usual() -> Self {
+        let info = rustix::system::sysinfo();
+        let memory = u64::try_from(info.totalram).unwrap_or(0) * u64::from(info.mem_unit);
+        Self::of((memory >> 15).clamp(16_384, 1 << 20) as u32)
+    }
+
+    /// IPv4 connections the table is made for.
+    pub fn connections(&self) -> u64 {
+        u64::from(self.buckets_v4) * 8 / SPARE
+    }
+
+    fn of_map(&self, name: &str) -> Option<u32> {
+        Some(match name {
+            "conns4" => self.buckets_v4,
+            "conns6" => self.buckets_v6,
+            "overflow4" => (self.buckets_v4 / 16).max(64),
+            "overflow6" => (self.buckets_v6 / 16).max(64),
+            "controls" => (self.connections() / 4).max(64) as u32,
+            _ => return None,
+        })
+    }
+
+    /// Of the tables that are there. `None`: there are none, or not all.
+    pub fn present(dir: &Path) -> Result<Option<Self>> {
+        let mut maps = BTreeMap::new();
+        for spec in &TRAFFIC {
+            let Some(map) = spec.open(dir)? else { return Ok(None) };
+            maps.insert(spec.name, pins::entries(&map)?);
+        }
+        let of = |name: &str| maps.get(name).copied().unwrap_or_default();
+        let sizes = Self { buckets_v4: of("conns4"), buckets_v6: of("conns6") };
+        let whole = sizes.buckets_v4.is_power_of_two()
+            && sizes.buckets_v6.is_power_of_two()
+            && TRAFFIC.iter().all(|spec| sizes.of_map(spec.name).is_none_or(|size| size == of(spec.name)));
+        ensure!(
+            whole,
+            "the connection tables in {} do not fit each other: `lb-user detach --purge` clears them",
+            dir.display()
+        );
+        Ok(Some(sizes))
+    }
+}
+
+/// Loads the programs over the pinned maps; makes maps of traffic that are missing.
+pub fn programs(dir: &Path, sizes: &Sizes, undo: &mut Undo) -> Result<Ebpf> {
+    let (mask_v4, mask_v6) = (sizes.buckets_v4 - 1, sizes.buckets_v6 - 1);
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    loader.override_global("BUCKET_MASK_V4", &mask_v4, true);
+    loader.override_global("BUCKET_MASK_V6", &mask_v6, true);
+    let mut missing: Vec<&Spec> = Vec::new();
+    for spec in RULES.iter().chain(&TRAFFIC) {
+        if let Some(size) = sizes.of_map(spec.name) {
+            loader.map_max_entries(spec.name, size);
+        }
+        if spec.open(dir)?.is_some() {
+            loader.map_pin_path(spec.name, dir.join(spec.name));
+        } else {
+            missing.push(spec);
+        }
+    }
+    let mut ebpf = loader.load(object()?).context("creating the connection tables")?;
+    for name in ["lb", "lb_control"] {
+        load(&mut ebpf, name)?;
+    }
+    for spec in missing {
+        let map = take(&mut ebpf, spec.name)?;
+        undo.pin(pins::fd(&map), dir.join(spec.name))?;
+    }
+    Ok(ebpf)
+}
+
+/// Loads the program for real servers, which shares no table with the balancer.
+pub fn realserver() -> Result<Ebpf> {
+    let mut ebpf = EbpfLoader::new().btf(None).load(object()?).context("reading the program")?;
+    load(&mut ebpf, "lb_realserver")?;
+    Ok(ebpf)
+}
+
+/// One of the programs.
+pub fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+    let program = ebpf.program_mut(name).with_context(|| format!("there is no program {name}"))?;
+    program.try_into().with_context(|| format!("{name} is no XDP program"))
+}
+
+fn load(ebpf: &mut Ebpf, name: &str) -> Result<()> {
+    program(ebpf, name)?.load().map_err(|error| match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+            let last = lines[lines.len().saturating_sub(12)..].join("\n  ");
+            anyhow::anyhow!("the kernel refuses the program {name}: {io_error}\n  {last}")
+        }
+        other => anyhow::Error::from(other).context(format!("loading the program {name}")),
+    })
+}
+
+/// Has the loaded program take over the expiry sweep.
+pub fn start_sweep(ebpf: &mut Ebpf) -> Result<()> {
+    let request = Request::bytes(verb::START_SWEEP, 0, 0);
+    let options = TestRunOptions { data_in: Some(&request), ..TestRunOptions::new() };
+    let answer =
+        program(ebpf, "lb_control")?.test_run(options).context("asking for the expiry sweep")?.return_value;
+    ensure!(answer == status::DONE, "the expiry sweep did not start (answer {answer})");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Sizes;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(Sizes::of(1 << 20), Sizes { buckets_v4: 1 << 18, buckets_v6: 1 << 17 });
+        assert_eq!(Sizes::of(1), Sizes { buckets_v4: 64, buckets_v6: 64 });
+        assert_eq!(Sizes::of(100_000).buckets_v4, 32_768);
+        assert_eq!(Sizes::of(1 << 20).connections(), 1 << 20);
+        assert_eq!(Sizes::of(1 << 20).of_map("overflow4"), Some(1 << 14));
+    }
+}

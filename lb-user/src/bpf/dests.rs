@@ -1,0 +1,237 @@
+//! A dest's slot: from a model to cells and back.
+
+use lb_common::account;
+use lb_common::addr::{Addr, Family, Port, Proto};
+use lb_common::dest::{Dest, Method, TunType, status};
+use lb_common::sched::BuildDest;
+use lb_common::service::ServiceKey;
+
+use crate::control::model::{DestConf, DestId, TunChecksum, TunnelConf, family_of};
+
+/// The spare cells of a slot, which are the control side's.
+mod spare {
+    /// The key of the service it belongs or belonged to: six words.
+    pub const KEY: usize = 0;
+    /// The service's serial number.
+    pub const SERIAL: usize = 6;
+    /// When the trash's scans started, in seconds.
+    pub const SCANS: usize = 7;
+}
+
+/// The service a slot belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Its key.
+    pub key: ServiceKey,
+    /// Its slot.
+    pub slot: u32,
+    /// Its serial number: another one for a service deleted and made again.
+    pub serial: u32,
+}
+
+/// What the network says of a dest's address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// It is this machine's own.
+    pub local: bool,
+    /// The NIC towards it.
+    pub egress: u32,
+}
+
+/// Fills a slot nobody uses; the status, which makes it a dest, comes last.
+pub fn write(dest: &Dest, owner: &Owner, id: &DestId, conf: &DestConf, place: &Place) {
+    dest.hop.forget();
+    for (cell, word) in dest.addr.iter().zip(Addr::from(id.addr).words()) {
+        cell.store(word);
+    }
+    for cell in
+        [&dest.active, &dest.total, &dest.templates, &dest.overloaded, &dest.idle_since, &dest.deleted]
+    {
+        cell.store(0);
+    }
+    dest.last_weight.store(conf.weight);
+    dest.upper.store(0);
+    dest.lower.store(0);
+    revive(dest, owner, id, conf, place);
+}
+
+/// Makes a deleted dest one of its service again, connections and all.
+pub fn revive(dest: &Dest, owner: &Owner, id: &DestId, conf: &DestConf, place: &Place) {
+    dest.service.store(owner.slot);
+    for (cell, word) in dest.spare[spare::KEY..].iter().zip(words(&owner.key)) {
+        cell.store(word);
+    }
+    dest.spare[spare::SERIAL].store(owner.serial);
+    let port = owner.key.port.wire().to_ne_bytes();
+    dest.virtual_port.store(u32::from_ne_bytes([owner.key.proto.0, 0, port[0], port[1]]));
+    dest.egress.store(place.egress);
+    dest.deleted.store(0);
+    edit(dest, id, conf);
+    let local = if place.local { status::LOCAL } else { 0 };
+    dest.status.swap(status::USED | status::AVAILABLE | local);
+}
+
+/// Replaces what can be edited.
+pub fn edit(dest: &Dest, id: &DestId, conf: &DestConf) {
+    dest.port_family_method.store(Dest::pack(id.port, family_of(&id.addr) as u8, conf.method as u8));
+    dest.weight.store(conf.weight);
+    if conf.weight != 0 {
+        dest.last_weight.store(conf.weight);
+    }
+    let port = conf.tunnel.port.wire().to_ne_bytes();
+    dest.tunnel.store(u32::from_ne_bytes([
+        conf.tunnel.kind as u8,
+        conf.tunnel.checksum as u8,
+        port[0],
+        port[1],
+    ]));
+    set_thresholds(dest, conf.upper, conf.lower);
+}
+
+/// The overload flag is looked at again only if a threshold changes (recent kernels).
+fn set_thresholds(dest: &Dest, upper: u32, lower: u32) {
+    if dest.upper.load() == upper && dest.lower.load() == lower {
+        return;
+    }
+    dest.upper.store(upper);
+    dest.lower.store(lower);
+    let total = dest.total.load();
+    if upper != 0 && total >= upper {
+        dest.overloaded.store(1);
+    } else if upper == 0 || total < account::lower(dest) {
+        dest.overloaded.store(0);
+    }
+}
+
+/// Takes a dest out of service; connections may still name the slot.
+pub fn retire(dest: &Dest, now: u32, scans: u32) {
+    dest.spare[spare::SCANS].store(scans);
+    dest.deleted.store(now);
+    dest.status.swap(dest.status.load() & !status::AVAILABLE);
+}
+
+/// When the scans of the trash started, as written down at its deletion.
+pub fn scans(dest: &Dest) -> u32 {
+    dest.spare[spare::SCANS].load()
+}
+
+/// Does any connection or template name it?
+pub fn referenced(dest: &Dest) -> bool {
+    dest.total.load() != 0 || dest.templates.load() != 0
+}
+
+/// Is the slot in use?
+pub fn used(dest: &Dest) -> bool {
+    dest.status.load() & status::USED != 0
+}
+
+/// The service a slot belongs or belonged to.
+pub fn owner(dest: &Dest) -> Owner {
+    let word = |i: usize| dest.spare[spare::KEY + i].load();
+    let last = word(5).to_ne_bytes();
+    Owner {
+        key: ServiceKey {
+            addr: Addr::from_words([word(0), word(1), word(2), word(3)]),
+            mark: word(4),
+            port: Port::from_wire(u16::from_ne_bytes([last[0], last[1]])),
+            proto: Proto(last[2]),
+            family: last[3],
+        },
+        slot: dest.service.load(),
+        serial: dest.spare[spare::SERIAL].load(),
+    }
+}
+
+fn words(key: &ServiceKey) -> [u32; 6] {
+    let [a, b, c, d] = key.addr.words();
+    let port = key.port.wire().to_ne_bytes();
+    [a, b, c, d, key.mark, u32::from_ne_bytes([port[0], port[1], key.proto.0, key.family])]
+}
+
+/// What a dest is found by.
+pub fn id(dest: &Dest) -> DestId {
+    let family = Family::from_number(dest.family()).unwrap_or(Family::V4);
+    DestId { addr: dest.address().to_ip(family), port: dest.port() }
+}
+
+/// How it is set.
+pub fn conf(dest: &Dest) -> DestConf {
+    let (kind, checksum, port) = dest.tunnel();
+    DestConf {
+        method: Method::from_number(dest.method().into()),
+        weight: dest.weight.load(),
+        upper: dest.upper.load(),
+        lower: dest.lower.load(),
+        tunnel: TunnelConf {
+            kind: [TunType::Ipip, TunType::Gue, TunType::Gre].get(kind as usize).copied().unwrap_or_default(),
+            port,
+            checksum: match checksum {
+                1 => TunChecksum::Full,
+                2 => TunChecksum::Remote,
+                _ => TunChecksum::None,
+            },
+        },
+    }
+}
+
+/// As scheduler tables are built from it.
+pub fn build(number: u32, dest: &Dest) -> BuildDest {
+    BuildDest {
+        dest: number,
+        addr: dest.address(),
+        port: dest.port(),
+        weight: dest.weight.load(),
+        last_weight: dest.last_weight.load(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn some() -> (Owner, DestId, DestConf) {
+        let key = ServiceKey::addr(Family::V4, Proto::UDP, Addr::v4([10, 0, 0, 9]), Port::new(53));
+        let conf = DestConf {
+            method: Method::Tunnel,
+            weight: 3,
+            upper: 4,
+            lower: 2,
+            tunnel: TunnelConf { kind: TunType::Gue, port: Port::new(6080), checksum: TunChecksum::Remote },
+        };
+        (
+            Owner { key, slot: 5, serial: 77 },
+            DestId { addr: [10, 1, 2, 3].into(), port: Port::new(5353) },
+            conf,
+        )
+    }
+
+    #[test]
+    fn comes_back_as_it_went_in() {
+        let (owner_, id_, conf_) = some();
+        let dest = Dest::default();
+        write(&dest, &owner_, &id_, &conf_, &Place { local: true, egress: 3 });
+        assert_eq!((owner(&dest), id(&dest), conf(&dest)), (owner_, id_, conf_));
+        assert!(used(&dest) && dest.available() && !referenced(&dest));
+        retire(&dest, 100, 90);
+        assert!(used(&dest) && !dest.available() && scans(&dest) == 90);
+    }
+
+    #[test]
+    fn thresholds_follow_recent_kernels() {
+        let (owner_, id_, mut conf_) = some();
+        let dest = Dest::default();
+        write(&dest, &owner_, &id_, &conf_, &Place::default());
+        dest.total.store(4);
+        edit(&dest, &id_, &conf_);
+        assert_eq!(dest.overloaded.load(), 0, "unchanged thresholds are not looked at again");
+        conf_.lower = 3;
+        edit(&dest, &id_, &conf_);
+        assert_eq!(dest.overloaded.load(), 1);
+        (conf_.upper, conf_.lower) = (9, 3);
+        edit(&dest, &id_, &conf_);
+        assert_eq!(dest.overloaded.load(), 1, "between the two it stays as it is");
+        conf_.lower = 5;
+        edit(&dest, &id_, &conf_);
+        assert_eq!(dest.overloaded.load(), 0);
+    }
+}

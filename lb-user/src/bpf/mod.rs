@@ -1,0 +1,39 @@
+//! The tables in the kernel: pinned BPF maps, the programs over them, and the kernel's routing beside them.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`bpffs`] | where pins are: the BPF file system and the instance's directory |
+//! | [`lock`] | one command at a time |
+//! | [`pins`] | what maps there are, and whether a pinned one is what it should be |
+//! | [`create`] | the object file: creating maps, loading programs |
+//! | [`memory`], [`syscall`] | the only unsafe code: shared memory and bpf(2) |
+//! | [`table`] | services, dests and lists in memory, as the maps have them |
+//! | [`lists`] | room in the `lists` map |
+//! | [`dests`], [`trash`] | a dest's slot; what becomes of deleted ones |
+//! | [`change`], [`publish`] | changes held in memory; from there to the maps |
+//! | [`stats`] | counters, and what they are relative to |
+//! | [`conns`] | reading the connection table |
+//! | [`store`] | all of it behind [`crate::control::store::Store`] |
+//! | [`netlink`], [`route`] | asking the kernel about NICs, routes and neighbours |
+//! | [`attach`], [`status`] | what the verbs do |
+
+pub mod attach;
+pub mod bpffs;
+pub mod change;
+pub mod clock;
+pub mod conns;
+pub mod create;
+pub mod dests;
+pub mod lists;
+pub mod lock;
+pub mod memory;
+pub mod netlink;
+pub mod pins;
+pub mod publish;
+pub mod route;
+pub mod stats;
+pub mod status;
+pub mod store;
+pub mod syscall;
+pub mod table;
+pub mod trash;

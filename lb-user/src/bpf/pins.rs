@@ -1,0 +1,206 @@
+//! What maps an instance has, and whether a pinned one is what it should be: the kernel opens whatever a file holds.
+
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::maps::{MapData, MapError, MapType};
+use lb_common::conn::{Bucket4, Bucket6};
+use lb_common::dest::Dest;
+use lb_common::service::{SchedState, Service, ServiceKey};
+use lb_common::settings::Settings;
+use lb_common::tables::{Control, Counters, FILTER_BITS, FragKey, LAYOUT};
+
+use super::memory::{Access, Mapped, Spaced};
+use super::stats::{BOOK, Book};
+
+/// What a map has to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Spec {
+    /// Its name in the object and in the pin directory.
+    pub name: &'static str,
+    kind: MapType,
+    key: usize,
+    value: usize,
+    /// How many elements; `None`: as the size of the connection table wants it.
+    entries: Option<u32>,
+    flags: u32,
+}
+
+const MMAPABLE: u32 = 1 << 10;
+const NO_PREALLOC: u32 = 1;
+/// The kernel adds it to DEVMAPs by itself.
+const RDONLY_PROG: u32 = 1 << 7;
+
+const fn array(name: &'static str, value: usize, entries: Option<u32>) -> Spec {
+    Spec { name, kind: MapType::Array, key: 4, value, entries, flags: MMAPABLE }
+}
+const fn hash(name: &'static str, key: usize, value: usize, entries: Option<u32>) -> Spec {
+    Spec { name, kind: MapType::Hash, key, value, entries, flags: NO_PREALLOC }
+}
+const fn per_cpu(name: &'static str, value: usize, entries: u32) -> Spec {
+    Spec { name, kind: MapType::PerCpuArray, key: 4, value, entries: Some(entries), flags: 0 }
+}
+
+/// Services at the most.
+pub const SERVICES: u32 = 16_384;
+/// Dest slots.
+pub const DESTS: u32 = 131_072;
+/// Words for dest lists and scheduler tables.
+pub const LISTS: u32 = 1 << 20;
+/// Words of the address filter.
+pub const FILTER_WORDS: usize = 1 << (FILTER_BITS - 5);
+
+/// Maps of the rules: made by the first command that changes something. `settings` last: where it is, all are.
+pub const RULES: [Spec; 7] = [
+    array("filter", FILTER_WORDS * 4, Some(1)),
+    hash("services", size_of::<ServiceKey>(), size_of::<Service>(), Some(SERVICES)),
+    array("sched", size_of::<SchedState>(), Some(SERVICES)),
+    array("lists", 4, Some(LISTS)),
+    array("dests", size_of::<Dest>(), Some(DESTS)),
+    per_cpu("stats", size_of::<Counters>(), DESTS),
+    array("settings", size_of::<Settings>(), Some(1)),
+];
+
+/// The control side's own map beside them.
+pub const BOOKS: Spec = hash(BOOK, 4, size_of::<Book>(), Some(DESTS + SERVICES));
+
+/// Maps of traffic: made by `attach`.
+pub const TRAFFIC: [Spec; 11] = [
+    array("conns4", size_of::<Bucket4>(), None),
+    array("conns6", size_of::<Bucket6>(), None),
+    hash("overflow4", 4, size_of::<Bucket4>(), None),
+    hash("overflow6", 4, size_of::<Bucket6>(), None),
+    hash("controls", 4, size_of::<Control>(), None),
+    Spec {
+        name: "fragments",
+        kind: MapType::LruHash,
+        key: size_of::<FragKey>(),
+        value: 4,
+        entries: Some(8192),
+        flags: 0,
+    },
+    per_cpu("client_hops", 72, 4096),
+    hash("vlans", 4, 8, Some(1024)),
+    Spec { name: "egress", kind: MapType::DevMapHash, key: 4, value: 8, entries: Some(1024), flags: 0 },
+    per_cpu("reasons", 8, 64),
+    Spec { name: "sweeper", kind: MapType::Array, key: 4, value: 40, entries: Some(1), flags: 0 },
+];
+
+/// The spec of a map of traffic.
+pub fn traffic(name: &str) -> Result<&'static Spec> {
+    TRAFFIC.iter().find(|spec| spec.name == name).with_context(|| format!("no map is called {name}"))
+}
+
+impl Spec {
+    /// Opens the pinned map, if there is one, and checks it.
+    pub fn open(&self, dir: &Path) -> Result<Option<MapData>> {
+        let path = dir.join(self.name);
+        let map = match MapData::from_pin(&path) {
+            Ok(map) => map,
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
+                return Ok(None);
+            }
+            Err(_) if !path.exists() => return Ok(None),
+            Err(_) => bail!("{}: {}", path.display(), self.foreign("no map at all")),
+        };
+        let info = map.info().with_context(|| format!("asking about {}", path.display()))?;
+        let found = (info.key_size() as usize, info.value_size() as usize, info.max_entries());
+        let fits = info.map_type().is_ok_and(|kind| kind == self.kind)
+            && found.0 == self.key
+            && found.1 == self.value
+            && self.entries.is_none_or(|entries| entries == found.2)
+            && info.map_flags() & !RDONLY_PROG == self.flags;
+        if !fits {
+            let what = format!("a map of {} elements, {} bytes by {} bytes", found.2, found.1, found.0);
+            bail!("{}: {}", path.display(), self.foreign(&what));
+        }
+        Ok(Some(map))
+    }
+
+    /// As [`Spec::open`], where the map has to be there.
+    pub fn require(&self, dir: &Path) -> Result<MapData> {
+        self.open(dir)?.with_context(|| {
+            format!(
+                "{} is missing: `lb-user detach --purge` clears what is left",
+                dir.join(self.name).display()
+            )
+        })
+    }
+
+    fn foreign(&self, found: &str) -> String {
+        format!(
+            "not the balancer's {} but {found}; remove it, or clear all with `lb-user detach --purge`",
+            self.name
+        )
+    }
+}
+
+/// How many elements a map has.
+pub fn entries(map: &MapData) -> Result<u32> {
+    Ok(map.info()?.max_entries())
+}
+
+/// A map's descriptor.
+pub fn fd(map: &MapData) -> BorrowedFd<'_> {
+    map.fd().as_fd()
+}
+
+/// The maps of the rules, open.
+#[derive(Debug)]
+pub struct Rules {
+    /// Settings.
+    pub settings: Mapped<Settings>,
+    /// The address filter, in words.
+    pub filter: Mapped<lb_common::cell::Cell32>,
+    /// Services.
+    pub services: MapData,
+    /// What schedulers remember.
+    pub sched: Mapped<SchedState>,
+    /// Lists and tables.
+    pub lists: Mapped<Spaced>,
+    /// Dests.
+    pub dests: Mapped<Dest>,
+    /// Counters.
+    pub stats: MapData,
+    /// What counters are relative to.
+    pub books: MapData,
+}
+
+impl Rules {
+    /// Opens them. `None`: there are none.
+    pub fn open(dir: &Path) -> Result<Option<Self>> {
+        let [filter, services, sched, lists, dests, stats, settings] = &RULES;
+        let Some(settings) = settings.open(dir)? else { return Ok(None) };
+        let settings: Mapped<Settings> = map(&settings, 1)?;
+        let layout = settings.get(0).map_or(0, |s| s.layout.load());
+        ensure!(
+            layout == LAYOUT,
+            "the tables in {} have layout {layout}, this program knows {LAYOUT}: use the version that made them, or \
+             start over with `lb-user detach --purge`",
+            dir.display()
+        );
+        Ok(Some(Self {
+            settings,
+            filter: map(&filter.require(dir)?, FILTER_WORDS)?,
+            services: services.require(dir)?,
+            sched: map(&sched.require(dir)?, SERVICES as usize)?,
+            lists: map(&lists.require(dir)?, LISTS as usize)?,
+            dests: map(&dests.require(dir)?, DESTS as usize)?,
+            stats: stats.require(dir)?,
+            books: BOOKS.require(dir)?,
+        }))
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> Result<&Settings> {
+        self.settings.get(0).context("the settings map is empty")
+    }
+}
+
+/// Maps an array for reading and writing.
+pub fn map<T: super::memory::Shared>(map: &MapData, count: usize) -> Result<Mapped<T>> {
+    Mapped::new(fd(map), count, Access::Write).context("mapping a table into memory")
+}

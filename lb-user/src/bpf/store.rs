@@ -1,0 +1,261 @@
+//! [`Store`] over the pinned maps.
+//!
+//! A listing takes the lock for as long as it reads. A change takes it from its first look at the table to its
+//! publication, a restore from its first line that changes something to its last.
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use lb_common::addr::Proto;
+use lb_common::service::ServiceKey;
+
+use super::change::{self, Change};
+use super::create::{self, Undo};
+use super::lock::{self, Hold, Lock};
+use super::pins::Rules;
+use super::route::Router;
+use super::table::{Reader, Row, Table};
+use super::{bpffs, conns};
+use crate::control::address::AddressKind;
+use crate::control::model::{
+    ConnRow, DaemonRow, DestConf, DestId, Role, Scheduler, Service, ServiceConf, ServiceId, Timeouts,
+};
+use crate::control::refusal::{Refusal, Result};
+use crate::control::request::{Request, ServiceAsk};
+use crate::control::store::{Head, Store};
+
+/// The tables of this network namespace.
+#[derive(Debug)]
+pub struct BpfStore {
+    dir: PathBuf,
+    batch: bool,
+    open: RefCell<Option<Open>>,
+    router: RefCell<Router>,
+}
+
+/// The tables while they are being changed. Fields drop in this order: the lock goes last.
+#[derive(Debug)]
+struct Open {
+    change: Change,
+    _lock: Lock,
+}
+
+impl BpfStore {
+    /// Of this network namespace, with pins in `bpffs` or where they usually are. Makes nothing.
+    pub fn new(bpffs: Option<&std::path::Path>) -> anyhow::Result<Self> {
+        Ok(Self {
+            dir: bpffs::instance(bpffs)?,
+            batch: false,
+            open: RefCell::new(None),
+            router: RefCell::new(Router::default()),
+        })
+    }
+
+    /// Looks at the table as it is now, changes that are held back included. `None`: there is none.
+    fn look<R>(&self, look: impl FnOnce(&Rules, &Table) -> Result<R>) -> Result<Option<R>> {
+        if let Some(open) = &*self.open.borrow() {
+            return look(open.change.rules(), open.change.table()).map(Some);
+        }
+        let Some(_lock) = lock::take(&self.dir, Hold::Shared)? else { return Ok(None) };
+        let Some(rules) = Rules::open(&self.dir)? else { return Ok(None) };
+        let table = Table::read(&rules)?;
+        look(&rules, &table).map(Some)
+    }
+
+    /// Looks at the table with the intention to change it: nobody else may, from here on.
+    fn look_ahead<R>(&self, look: impl FnOnce(&Change) -> R) -> Result<Option<R>> {
+        let mut open = self.open.borrow_mut();
+        if open.is_none() {
+            let Some(lock) = lock::take(&self.dir, Hold::Alone)? else { return Ok(None) };
+            let Some(rules) = Rules::open(&self.dir)? else { return Ok(None) };
+            *open = Some(Open { change: Change::open(rules)?, _lock: lock });
+        }
+        Ok(open.as_ref().map(|open| look(&open.change)))
+    }
+
+    /// Makes a change, and publishes it unless more are to come. Makes the tables if there are none.
+    fn change(&mut self, change: impl FnOnce(&mut Change) -> Result<()>) -> Result<()> {
+        let slot = self.open.get_mut();
+        let open = match slot {
+            Some(open) => open,
+            None => slot.insert(make(&self.dir)?),
+        };
+        let done = change(&mut open.change);
+        if self.batch {
+            return done;
+        }
+        let done = done.and_then(|()| open.change.publish(&self.dir));
+        *slot = None;
+        done
+    }
+}
+
+/// Opens the tables, made if need be.
+fn make(dir: &std::path::Path) -> Result<Open> {
+    let mut undo = Undo::default();
+    if !dir.exists() {
+        undo.directory(dir);
+    }
+    let lock = lock::make(dir)?;
+    let rules = open_or_make(dir, &mut undo)?;
+    let change = Change::open(rules)?;
+    undo.keep();
+    Ok(Open { change, _lock: lock })
+}
+
+/// The tables of the rules, made if need be.
+pub(super) fn open_or_make(dir: &std::path::Path, undo: &mut Undo) -> anyhow::Result<Rules> {
+    if let Some(rules) = Rules::open(dir)? {
+        return Ok(rules);
+    }
+    create::rules(dir, undo)?;
+    Rules::open(dir)?.context("the tables just made are gone")
+}
+
+impl Store for BpfStore {
+    fn services(&self) -> Result<Vec<Service>> {
+        let services = self.look(|rules, table| {
+            let mut reader = Reader::new(rules)?;
+            let services: std::io::Result<Vec<Service>> =
+                table.in_order().into_iter().map(|row| reader.service(row)).collect();
+            reader.finish()?;
+            Ok(services?)
+        })?;
+        Ok(services.unwrap_or_default())
+    }
+
+    fn service(&self, id: &ServiceId) -> Result<Option<Service>> {
+        let key = ServiceKey::from(*id);
+        let found = self.look(|rules, table| {
+            let Some(row) = table.rows.get(&key) else { return Ok(None) };
+            let mut reader = Reader::new(rules)?;
+            let service = reader.service(row)?;
+            reader.finish()?;
+            Ok(Some(service))
+        })?;
+        Ok(found.flatten())
+    }
+
+    fn head(&self, id: &ServiceId) -> Result<Option<Head>> {
+        let head = |row: &Row| Head { conf: row.conf(), dests: row.list.len() };
+        Ok(self.look_ahead(|change| change.row(id).map(head))?.flatten())
+    }
+
+    fn has_dest(&self, service: &ServiceId, dest: &DestId) -> Result<bool> {
+        Ok(self.look_ahead(|change| change.has_dest(service, dest))?.unwrap_or(false))
+    }
+
+    fn add_service(&mut self, id: &ServiceId, conf: &ServiceConf) -> Result<()> {
+        self.change(|change| change.add_service(id, conf))
+    }
+
+    fn edit_service(&mut self, id: &ServiceId, conf: &ServiceConf) -> Result<()> {
+        self.change(|change| change.edit_service(id, conf))
+    }
+
+    fn delete_service(&mut self, id: &ServiceId) -> Result<()> {
+        self.change(|change| change.delete_service(id))
+    }
+
+    fn add_dest(&mut self, service: &ServiceId, dest: &DestId, conf: &DestConf) -> Result<()> {
+        let way = change::prepare(self.router.get_mut(), &dest.addr, !self.batch)?;
+        self.change(|change| change.add_dest(service, dest, conf, &way))
+    }
+
+    fn edit_dest(&mut self, service: &ServiceId, dest: &DestId, conf: &DestConf) -> Result<()> {
+        self.change(|change| change.edit_dest(service, dest, conf))
+    }
+
+    fn delete_dest(&mut self, service: &ServiceId, dest: &DestId) -> Result<()> {
+        self.change(|change| change.delete_dest(service, dest))
+    }
+
+    fn clear(&mut self) -> Result<()> {
+        if self.look_ahead(|_| ())?.is_none() {
+            return Ok(());
+        }
+        self.change(Change::clear)
+    }
+
+    fn zero(&mut self, service: Option<&ServiceId>) -> Result<()> {
+        if self.look_ahead(|_| ())?.is_none() {
+            return Ok(());
+        }
+        self.change(|change| change.zero(service))
+    }
+
+    fn timeouts(&self) -> Result<Timeouts> {
+        let given = self.look(|rules, _| {
+            let [tcp, tcp_fin, udp] = rules.settings()?.given.each_ref().map(|cell| cell.load());
+            Ok(Timeouts { tcp, tcp_fin, udp })
+        })?;
+        Ok(given.unwrap_or_default())
+    }
+
+    fn set_timeouts(&mut self, timeouts: &Timeouts) -> Result<()> {
+        self.change(|change| {
+            let settings = change.rules().settings()?;
+            settings.set_timeouts(timeouts.tcp, timeouts.tcp_fin, timeouts.udp);
+            Ok(())
+        })
+    }
+
+    fn conns(&self) -> Result<Vec<ConnRow>> {
+        Ok(self.look(|rules, _| Ok(conns::rows(&self.dir, rules)?))?.unwrap_or_default())
+    }
+
+    fn start_daemon(&mut self, _: &DaemonRow) -> Result<()> {
+        Err(Refusal::Unsupported(SYNC.to_owned()))
+    }
+
+    fn stop_daemon(&mut self, _: Role) -> Result<()> {
+        Err(Refusal::NoDaemon)
+    }
+
+    fn address_kind(&self, addr: &IpAddr) -> Result<AddressKind> {
+        Ok(self.router.borrow_mut().way(addr)?.kind)
+    }
+
+    fn unsupported(&self, request: &Request) -> Option<String> {
+        match request {
+            Request::AddService { id, ask } | Request::EditService { id, ask } => {
+                unsupported_service(id, ask)
+            }
+            Request::StartDaemon(_) => Some(SYNC.to_owned()),
+            _ => None,
+        }
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        self.batch = true;
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<()> {
+        self.batch = false;
+        match self.open.get_mut().take() {
+            Some(mut open) => open.change.publish(&self.dir),
+            None => Ok(()),
+        }
+    }
+}
+
+const SYNC: &str = "Connection synchronisation (--start-daemon) is not supported yet";
+
+fn unsupported_service(id: &ServiceId, ask: &ServiceAsk) -> Option<String> {
+    let what = match id {
+        ServiceId::Mark { .. } => "Firewall-mark services (-f)",
+        ServiceId::Addr { proto: Proto::SCTP, .. } => "SCTP services (--sctp-service)",
+        ServiceId::Addr { .. } if ask.ops => "One-packet scheduling (-o)",
+        ServiceId::Addr { .. } if ask.engine.is_some() => "Persistence engines (--pe)",
+        ServiceId::Addr { .. } => match Scheduler::from_name(&ask.scheduler) {
+            Some(Scheduler::Lblc | Scheduler::Lblcr) => {
+                return Some(format!("Scheduler {} is not supported yet; use wlc", ask.scheduler));
+            }
+            _ => return None,
+        },
+    };
+    Some(format!("{what} are not supported yet").replace("(-o) are", "(-o) is"))
+}
