@@ -8,6 +8,7 @@
 //! | [`admit`], [`persist`] | a packet without a connection: service, template, scheduler, new entry |
 //! | [`table`], [`conn`] | the connection table: its protocol, its layout |
 //! | [`forward`] | header edits: direct routing, NAT, tunnels, ICMP errors, link layer |
+//! | [`related`] | ICMP errors about connections |
 //! | [`sched`] | which dest gets a new connection, one file per scheduler |
 //! | [`state`] | (state, direction, event) → state, and timeouts |
 //! | [`service`], [`dest`], [`settings`] | map values the control side writes |
@@ -45,6 +46,7 @@ pub mod parse;
 pub mod persist;
 pub mod pipeline;
 pub mod reason;
+pub mod related;
 pub mod request;
 pub mod sched;
 pub mod service;

@@ -3,7 +3,8 @@
 //! ```text
 //! process ─ link layer ─ receive ─┬────────────────────────┬─ forward::request ─┬─ verdict
 //!                                 ├─ lookup ─ pick ─ open ─┘                    └─ icmp::answer
-//!                                 └────────────────────────── forward::reply
+//!                                 ├────────────────────────── forward::reply
+//!                                 └────────────────────────── related::forward
 //! ```
 //!
 //! The stages are functions of their own, one after the other and not one inside the other, each telling the next what
@@ -19,6 +20,7 @@ use crate::ip::{Address, Ip, V4, V6, filter_bit};
 use crate::packet::Packet;
 use crate::parse::{self, Fragment, Seen};
 use crate::reason::{Reason, Verdict};
+use crate::related;
 use crate::state::{self, tcp::TcpState};
 use crate::table::{self, Hit, Place, Wanted};
 use crate::tables::{Direction, FragKey, Tables};
@@ -30,6 +32,8 @@ use crate::wire::{Ports, ethertype};
 pub struct Work<F: Ip> {
     /// The packet taken apart.
     pub seen: Seen<F>,
+    /// The packet an ICMP error quotes.
+    pub quote: Seen<F>,
     /// What is looked up.
     pub wanted: Wanted<F>,
     /// Where it is, or will be.
@@ -58,6 +62,7 @@ pub struct Step(pub u64);
 impl Step {
     const OPEN: u64 = 1 << 63;
     const KIND: u64 = Self::OPEN | 7 << 60;
+    const RELATED: u64 = Self::OPEN;
     const REQUEST: u64 = Self::OPEN | 1 << 60;
     const REPLY: u64 = Self::OPEN | 2 << 60;
     const ADMIT: u64 = Self::OPEN | 3 << 60;
@@ -66,6 +71,11 @@ impl Step {
     const OPEN_TO: u64 = Self::OPEN | 6 << 60;
     const STRAY: u64 = Self::OPEN | 7 << 60;
 
+    /// An ICMP packet, perhaps about a connection.
+    #[inline(always)]
+    pub const fn related() -> Self {
+        Self(Self::RELATED)
+    }
     /// A client's packet of the connection in this slot is to be forwarded.
     #[inline(always)]
     pub const fn request(slot: u32) -> Self {
@@ -172,6 +182,8 @@ fn stages<F: Ip, P: Packet, T: Tables>(
         step = forward::request(p, t, &work.seen, step.word(), step.is(Step::STRAY));
     } else if step.is(Step::REPLY) {
         step = forward::reply(p, t, &work.seen, step.word());
+    } else if step.is(Step::RELATED) {
+        step = related::forward(p, t, work);
     }
     if step.is(Step::ANSWER) {
         return icmp::answer(p, t, &work.seen, icmp::Error::from_word(step.word()));
@@ -190,7 +202,9 @@ fn sides<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>, l3: 
     let header: &F::Header = p.at(l3).ok_or(Reason::Truncated)?;
     let to_us = t.known(filter_bit(F::FAMILY, F::destination(header).mixed()));
     let from_us = t.known(filter_bit(F::FAMILY, F::source(header).mixed()));
-    if !to_us && !from_us {
+    // An ICMP error may come from any router: what it quotes decides.
+    let icmp = related::is_icmp::<F>(F::payload(header)?.1);
+    if !to_us && !from_us && !icmp {
         return Err(Reason::NotOurs);
     }
     if t.settings().services(F::FAMILY) == 0 {
@@ -199,13 +213,16 @@ fn sides<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>, l3: 
     let seen = &mut work.seen;
     parse::network::<F, P>(p, l3, seen)?;
     parse::extensions::<F, P>(p, seen)?;
+    seen.now = t.now();
+    if related::is_icmp::<F>(seen.proto) {
+        return Ok(Step::related());
+    }
     if seen.fragment != Fragment::Later {
         parse::transport::<F, P>(p, seen)?;
     }
     if seen.fragment != Fragment::Whole && !join_fragment(t, seen) {
         return Err(Reason::FragmentUnknown);
     }
-    seen.now = t.now();
     if from_us && let Some(hit) = find_reply(t, work) {
         return reply(t, &work.seen, &hit);
     }

@@ -1,0 +1,219 @@
+//! ICMP errors about connections: found by the packet they quote, rewritten with it, sent where it came from.
+//!
+//! An error from the client's side quotes a reply (virtual address to client) and goes to the dest. One from the
+//! server's side quotes a request as the dest saw it (client to dest) and, under NAT, goes to the client in the virtual
+//! address's name, whoever sent it. What belongs to no connection passes to the stack, and so does everything that is
+//! no error: echo to a VIP is the stack's to answer.
+
+use crate::addr::{Port, Proto};
+use crate::checksum;
+use crate::conn::{Entry, bound};
+use crate::dest::{Dest, Method};
+use crate::flow::Flow;
+use crate::forward::{link, to_dest, tunnel};
+use crate::ip::{Address, Ip, filter_bit};
+use crate::packet::Packet;
+use crate::parse::{self, Fragment, Seen};
+use crate::pipeline::{Step, Work};
+use crate::reason::{Reason, Verdict};
+use crate::table::{self, Hit, Wanted};
+use crate::tables::{Direction, Tables};
+use crate::wire::Ports;
+
+/// Length of the ICMP header in front of the quote.
+const HEADER: u32 = 8;
+
+/// Is this the protocol of the family's ICMP?
+#[inline(always)]
+pub const fn is_icmp<F: Ip>(proto: Proto) -> bool {
+    proto.0 == if F::HEADER_SUM { Proto::ICMP.0 } else { Proto::ICMPV6.0 }
+}
+
+/// Is it an error that IPVS follows? IPv4: unreachable, quench, time exceeded; IPv6: every error.
+#[inline(always)]
+const fn is_error<F: Ip>(kind: u8) -> bool {
+    if F::HEADER_SUM { matches!(kind, 3 | 4 | 11) } else { kind < 128 }
+}
+
+/// Takes an ICMP packet whose IP header is [`Work::seen`] to where the connection it is about leads.
+#[inline(never)]
+pub fn forward<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>) -> Step {
+    follow(p, t, work).into()
+}
+
+#[inline(always)]
+fn follow<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>) -> Result<Step, Reason> {
+    let kind: &[u8; 2] = p.at(work.seen.l4).ok_or(Reason::Truncated)?;
+    if !is_error::<F>(kind[0]) || work.seen.fragment != Fragment::Whole {
+        return Err(Reason::OtherProtocol);
+    }
+    quoted(p, &work.seen, &mut work.quote)?;
+    let (src, dst) = (work.quote.src, work.quote.dst);
+    let (sport, dport) = (work.quote.sport, work.quote.dport);
+    if t.known(filter_bit(F::FAMILY, src.mixed()))
+        && let Some(hit) = find::<F, T, false>(t, work, dst, dport, src, sport)
+    {
+        return to_server(p, t, work, &hit);
+    }
+    if t.known(filter_bit(F::FAMILY, dst.mixed()))
+        && let Some(hit) = find::<F, T, true>(t, work, src, sport, dst, dport)
+        && bound::method(hit.dest) == Method::Nat as u32
+    {
+        return to_client(p, t, work, &hit);
+    }
+    Err(Reason::OtherProtocol)
+}
+
+/// Takes the quoted packet apart: its header and the first four bytes after it. Its length is not all there.
+#[inline(always)]
+fn quoted<F: Ip, P: Packet>(p: &P, outer: &Seen<F>, quote: &mut Seen<F>) -> Result<(), Reason> {
+    let l3 = outer.l4 + HEADER;
+    let header: &F::Header = p.at(l3).ok_or(Reason::Truncated)?;
+    let (skip, proto, fragment, _) = F::payload(header)?;
+    quote.src = F::source(header);
+    quote.dst = F::destination(header);
+    quote.l3 = l3;
+    quote.l4 = l3 + skip;
+    // As far as the error itself goes.
+    quote.len = outer.len.saturating_sub(quote.l3 - outer.l3);
+    quote.proto = proto;
+    quote.fragment = fragment;
+    parse::extensions::<F, P>(p, quote)?;
+    if quote.fragment == Fragment::Later || !matches!(quote.proto, Proto::TCP | Proto::UDP | Proto::SCTP) {
+        return Err(Reason::OtherProtocol);
+    }
+    let ports: &Ports = p.at(quote.l4).ok_or(Reason::Truncated)?;
+    quote.set_ports(ports);
+    Ok(())
+}
+
+#[inline(always)]
+fn find<'a, F: Ip, T: Tables, const REPLY: bool>(
+    t: &'a T,
+    work: &mut Work<F>,
+    client: F::Addr,
+    cport: Port,
+    vaddr: F::Addr,
+    vport: Port,
+) -> Option<Hit<'a, F>> {
+    let proto = work.quote.proto;
+    let place = table::place::<F, T>(t, &client, cport, proto);
+    work.wanted =
+        Wanted { flow: Flow { client, vaddr, cport, vport, proto }, tag: proto.0 as u32, now: work.seen.now };
+    table::search::<F, T, REPLY>(t, place, &work.wanted)
+}
+
+/// From the client's side: counted as input, translated like a request, its quote like a reply turned back.
+#[inline(always)]
+fn to_server<F: Ip, P: Packet, T: Tables>(
+    p: &mut P,
+    t: &T,
+    work: &Work<F>,
+    hit: &Hit<'_, F>,
+) -> Result<Step, Reason> {
+    let seen = &work.seen;
+    let dest = t.dest(hit.dest()).ok_or(Reason::Internal)?;
+    if !dest.available() {
+        return Err(Reason::DestGone);
+    }
+    t.count(hit.dest(), Direction::In, seen.len);
+    let method = bound::method(hit.dest);
+    let hop = to_dest(t, dest, p.ingress(), method == Method::Tunnel as u32, seen.now)?;
+    decrement::<F, P>(p, seen)?;
+    if method == Method::Tunnel as u32 {
+        return Ok(tunnel::send(p, t, seen, dest, &hop).into());
+    }
+    if method == Method::Nat as u32 {
+        let server = F::Addr::narrow(&dest.address());
+        let port = server_port(hit, dest);
+        rewrite(p, work, &server, port, Side::Request)?;
+    }
+    link::send(p, seen.l3, F::ETHERTYPE, &hop)?;
+    Ok(Verdict::sent(Reason::Forwarded, hop.ifindex, p.ingress()).into())
+}
+
+#[inline(always)]
+fn server_port<F: Ip>(hit: &Hit<'_, F>, dest: &Dest) -> Port {
+    if hit.dest & bound::KEEP_PORT != 0 { hit.entry.vport() } else { dest.port() }
+}
+
+/// From the server's side under NAT: counted as output, sent in the virtual address's name.
+#[inline(always)]
+fn to_client<F: Ip, P: Packet, T: Tables>(
+    p: &mut P,
+    t: &T,
+    work: &Work<F>,
+    hit: &Hit<'_, F>,
+) -> Result<Step, Reason> {
+    let seen = &work.seen;
+    t.count(hit.dest(), Direction::Out, seen.len);
+    let (vaddr, vport) = (hit.entry.vaddr(), hit.entry.vport());
+    let hop = t.route_to_client::<F>(&seen.dst, &vaddr, p.ingress(), 0)?;
+    decrement::<F, P>(p, seen)?;
+    rewrite(p, work, &vaddr, vport, Side::Reply)?;
+    link::send(p, seen.l3, F::ETHERTYPE, &hop)?;
+    Ok(Verdict::sent(Reason::Replied, hop.ifindex, p.ingress()).into())
+}
+
+/// An error that ends here is not answered by another.
+#[inline(always)]
+fn decrement<F: Ip, P: Packet>(p: &mut P, seen: &Seen<F>) -> Result<(), Reason> {
+    let header: &mut F::Header = p.at_mut(seen.l3).ok_or(Reason::Truncated)?;
+    if F::ttl(header) <= 1 {
+        return Err(Reason::TtlExceeded);
+    }
+    F::decrement(header);
+    Ok(())
+}
+
+/// Which way the error goes: a request's destination and its quote's source change, or a reply's source and its quote's
+/// destination.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Request,
+    Reply,
+}
+
+/// Puts `addr` and `port` in place of what stands on the error's `side` and in its quote. The quoted transport checksum
+/// stays as it is, as IPVS leaves it.
+#[inline(always)]
+fn rewrite<F: Ip, P: Packet>(
+    p: &mut P,
+    work: &Work<F>,
+    addr: &F::Addr,
+    port: Port,
+    side: Side,
+) -> Result<(), Reason> {
+    let (seen, quote) = (&work.seen, &work.quote);
+    let request = side == Side::Request;
+    let outer = if request { seen.dst } else { seen.src }.diff(addr, 0);
+    let (old, old_port) = if request { (quote.src, quote.sport) } else { (quote.dst, quote.dport) };
+    let inner = old.diff(addr, 0);
+
+    let header: &mut F::Header = p.at_mut(seen.l3).ok_or(Reason::Truncated)?;
+    if request {
+        F::set_destination(header, addr)
+    } else {
+        F::set_source(header, addr)
+    }
+    F::adjust(header, outer);
+
+    let header: &mut F::Header = p.at_mut(quote.l3).ok_or(Reason::Truncated)?;
+    if request {
+        F::set_source(header, addr)
+    } else {
+        F::set_destination(header, addr)
+    }
+    F::adjust(header, inner);
+
+    let field: &mut [u8; 2] = p.at_mut(quote.l4 + if request { 0 } else { 2 }).ok_or(Reason::Truncated)?;
+    *field = port.wire().to_ne_bytes();
+
+    // IPv4: the quoted header's sum makes up for its address. IPv6: no such sum, and the pseudo header has the outer
+    // addresses.
+    let addresses = if F::HEADER_SUM { 0 } else { checksum::add32(outer, inner) };
+    let diff = checksum::diff32(addresses, old_port.wire() as u32, port.wire() as u32);
+    let check: &mut [u8; 2] = p.at_mut(seen.l4 + 2).ok_or(Reason::Truncated)?;
+    *check = checksum::apply(u16::from_ne_bytes(*check), diff).to_ne_bytes();
+    Ok(())
+}
