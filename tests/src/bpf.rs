@@ -80,10 +80,7 @@ fn world() -> Result<()> {
 fn cable(lines: &mut String, nic: Nic) -> Result<()> {
     let (name, net) = (nic.name(), nic.net());
     let mac = mac(nic.mac());
-    writeln!(
-        lines,
-        "link add {name} address {mac} numrxqueues 1 numtxqueues 4 type veth peer name {name}-peer"
-    )?;
+    writeln!(lines, "link add {name} address {mac} type veth peer name {name}-peer")?;
     writeln!(lines, "link set {name}-peer up\nlink set {name} up")?;
     writeln!(lines, "address add 10.{net}.0.1/16 dev {name}")?;
     writeln!(lines, "address add fd0{net}::1/64 dev {name} nodad")?;
