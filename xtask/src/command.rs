@@ -4,6 +4,8 @@ use std::env;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -27,6 +29,13 @@ pub fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("starting `{line}`"))?;
     ensure!(status.success(), "`{line}` failed: {status}");
     Ok(())
+}
+
+/// As [`run`], for a command that handles Ctrl-C itself: this process ignores it meanwhile.
+pub fn run_to_its_end(command: &mut Command) -> Result<()> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGINT, interrupted)?;
+    run(command)
 }
 
 /// What the command prints, or `None` when it cannot be started or fails.

@@ -3,9 +3,11 @@
 //! The namespaces come from `lb-tests`, which needs the kernel program compiled, which needs set-up: so the demo itself
 //! has to be a program of that crate, started from here once set-up is done, and no dependency of this one.
 
-use anyhow::{Result, bail};
+use std::process::Command;
 
-use crate::{build, setup};
+use anyhow::Result;
+
+use crate::{build, command, setup};
 
 /// How to run the demo.
 #[derive(clap::Args)]
@@ -18,9 +20,10 @@ pub struct Options {
 /// Set-up, build, show.
 pub fn run(options: &Options) -> Result<()> {
     setup::run()?;
-    build::lb_user(&build::Options { release: true })?;
-    let keep = if options.keep { " --keep" } else { "" };
-    bail!(
-        "`cargo xtask demo{keep}` is in progress: the program is built, the namespaces are not wired up yet"
-    )
+    let lb_user = build::lb_user(&build::Options { release: true })?;
+    let demo = build::test_program("lb-demo")?;
+    let mut command = Command::new(demo);
+    command.env("LB_USER_BIN", lb_user).args(options.keep.then_some("--keep"));
+    // Ctrl-C goes to the whole foreground group: the demo takes its namespaces down, and we wait for it.
+    command::run_to_its_end(&mut command)
 }
