@@ -4,7 +4,7 @@
 use core::ops::ControlFlow;
 
 use crate::addr::{Port, Proto};
-use crate::conn::{bound, ctl};
+use crate::conn::{bound, ctl, packets};
 use crate::dest::{Dest, Method};
 use crate::forward::icmp;
 use crate::ip::{Address, Ip};
@@ -16,7 +16,7 @@ use crate::sched::{self, Ask, Candidate, Scheduler, View};
 use crate::service::{SchedState, Service, ServiceKey, flags};
 use crate::state;
 use crate::table::{Birth, Inserted, Insertion};
-use crate::tables::Tables;
+use crate::tables::{Control, Tables};
 
 /// What a scheduler is asked: for which service, about which packet. Kept between the stages.
 #[repr(C, align(8))]
@@ -105,7 +105,7 @@ pub fn open<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, question: &Question, nu
     let made = if question.persistent() {
         persist::open(t, work, question, number)
     } else {
-        connect(t, work, number, false)
+        connect(t, work, number, false, Control::NONE)
     };
     match made.slot() {
         Ok(slot) => Step::request(slot),
@@ -127,12 +127,22 @@ fn without_entry<F: Ip, T: Tables>(t: &T, work: &Work<F>, question: &Question, n
     Step::stray(birth(t, &work.seen, number, dest, dest.port().is_zero()).dest)
 }
 
-/// Makes the entry of a connection. `keep_port`: the dest is addressed on the packet's own port.
+/// Makes the entry of a connection. `keep_port`: the dest is addressed on the packet's own port. `control`: the template
+/// it is made through, or [`Control::NONE`].
 #[inline(always)]
-pub fn connect<F: Ip, T: Tables>(t: &T, work: &Work<F>, number: u32, keep_port: bool) -> Inserted {
+pub fn connect<F: Ip, T: Tables>(
+    t: &T,
+    work: &Work<F>,
+    number: u32,
+    keep_port: bool,
+    control: Control,
+) -> Inserted {
     let Some(dest) = t.dest(number) else { return Inserted(Reason::Internal as u64) };
-    let birth = birth(t, &work.seen, number, dest, keep_port || dest.port().is_zero());
-    let inserted = t.insert(Insertion::<F> { wanted: work.wanted, birth, place: work.place });
+    let mut birth = birth(t, &work.seen, number, dest, keep_port || dest.port().is_zero());
+    if control.template != Control::NONE.template {
+        birth.dest |= bound::CONTROLLED;
+    }
+    let inserted = t.insert(Insertion::<F> { wanted: work.wanted, birth, place: work.place, control });
     if inserted.is_new() {
         t.count_conn(number);
     }
@@ -152,7 +162,7 @@ fn birth<F: Ip, T: Tables>(t: &T, seen: &Seen<F>, number: u32, dest: &Dest, keep
         tag: 0,
         ctl: state as u32 | active | if nat { 0 } else { ctl::NO_OUTPUT },
         last: seen.now,
-        packets: 0,
+        packets: packets::NONE,
     }
 }
 

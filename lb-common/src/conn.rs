@@ -61,6 +61,14 @@ pub mod bound {
     }
 }
 
+/// Values of [`Life::packets`] of connections.
+pub mod packets {
+    /// None yet. Not 0, so that a connection's count is never taken for that of a template in the same place.
+    pub const NONE: u32 = 1 << 31;
+    /// More than this are not counted: what asks (drop_entry) wants to know of few. The hot line stays clean.
+    pub const ENOUGH: u32 = NONE | 64;
+}
+
 /// Bits of an entry's tag word. Protocol in the low byte; the bucket's own bits live in its first entry's tag.
 pub mod tag {
     /// The protocol.
@@ -91,7 +99,7 @@ pub struct Life {
     pub last: Cell32,
     /// [`bound`] bits.
     pub dest: Cell32,
-    /// Connections: packets from the client. Templates: connections that depend on it (26 bits) and the high part
+    /// Connections: [`packets`] from the client. Templates: connections that depend on it (26 bits) and the high part
     /// of the timeout.
     pub packets: Cell32,
 }

@@ -6,14 +6,14 @@
 
 use crate::addr::Port;
 use crate::admit::{Question, connect};
-use crate::conn::{bound, tag};
+use crate::conn::{Entry, bound, ctl, tag};
 use crate::flow::Flow;
 use crate::ip::{Address, Ip};
 use crate::parse::Seen;
 use crate::pipeline::{Step, Work};
 use crate::reason::Reason;
 use crate::table::{self, Birth, Hit, Inserted, Insertion, Wanted};
-use crate::tables::Tables;
+use crate::tables::{Control, Tables};
 
 /// What [`Work::template`] holds when the client has none.
 pub const NO_TEMPLATE: u32 = u32::MAX;
@@ -65,18 +65,16 @@ pub fn open<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, question: &Question, nu
             Err(_) => return made,
         }
     }
-    let Some(template) = table::hit_at::<F, T>(t, work.template) else {
-        return Inserted(Reason::Internal as u64);
+    let wanted = wanted(&work.seen, question);
+    // Found or made a moment ago; another CPU may have had to take its place since.
+    let Some(template) = table::hit_at::<F, T>(t, work.template)
+        .filter(|hit| hit.entry.matches(&wanted.flow, wanted.tag) && hit.current())
+    else {
+        return Inserted(Reason::BucketBusy as u64);
     };
+    let control = Control { template: template.slot, identity: template.ctl & ctl::IDENTITY };
     // The packet's own port, but for a packet to the service's port and a dest with one of its own.
-    let conn = connect(t, work, template.dest(), work.seen.dport != question.port);
-    if let Ok(slot) = conn.slot()
-        && conn.is_new()
-        && let Some(hit) = table::hit_at::<F, T>(t, slot)
-        && table::depend(t, &hit, &template)
-    {
-        hit.life().dest.store(hit.dest | bound::CONTROLLED);
-    }
+    let conn = connect(t, work, template.dest(), work.seen.dport != question.port, control);
     table::renew_template(t, &template, work.seen.now);
     conn
 }
@@ -94,5 +92,5 @@ fn create<F: Ip, T: Tables>(t: &T, seen: &Seen<F>, question: &Question, number: 
     };
     let wanted = wanted(seen, question);
     let place = table::place::<F, T>(t, &wanted.flow.client, Port::ZERO, wanted.flow.proto);
-    t.insert(Insertion::<F> { wanted, birth, place })
+    t.insert(Insertion::<F> { wanted, birth, place, control: Control::NONE })
 }

@@ -118,7 +118,7 @@ fn to_server<F: Ip, P: Packet, T: Tables>(
     }
     t.count(hit.dest(), Direction::In, seen.len);
     let method = bound::method(hit.dest);
-    let hop = to_dest(t, dest, p.ingress(), method == Method::Tunnel as u32, seen.now)?;
+    let hop = to_dest(t, dest, method == Method::Tunnel as u32, seen.now)?;
     decrement::<F, P>(p, seen)?;
     if method == Method::Tunnel as u32 {
         return Ok(tunnel::send(p, t, seen, dest, &hop).into());
@@ -148,7 +148,7 @@ fn to_client<F: Ip, P: Packet, T: Tables>(
     let seen = &work.seen;
     t.count(hit.dest(), Direction::Out, seen.len);
     let (vaddr, vport) = (hit.entry.vaddr(), hit.entry.vport());
-    let hop = t.route_to_client::<F>(&seen.dst, &vaddr, p.ingress(), 0)?;
+    let hop = t.route_to_client::<F>(&seen.dst, &vaddr, p.ingress())?;
     decrement::<F, P>(p, seen)?;
     rewrite(p, work, &vaddr, vport, Side::Reply)?;
     link::send(p, seen.l3, F::ETHERTYPE, &hop)?;

@@ -28,7 +28,7 @@ use crate::ip::{Address, Ip};
 use crate::reason::Reason;
 use crate::settings::Settings;
 use crate::state;
-use crate::tables::{Control, Tables, refresh};
+use crate::tables::{Control, Tables, control_key, refresh};
 
 /// Slot numbers of second buckets have this bit.
 pub const SLOT_OVERFLOW: u32 = 1 << 30;
@@ -36,6 +36,8 @@ pub const SLOT_OVERFLOW: u32 = 1 << 30;
 pub const SLOT_V6: u32 = 1 << 31;
 /// How often a bucket's lock is tried.
 const LOCK_TRIES: u32 = 64;
+/// How often a dependant is taken off by exchange before it is done by subtraction.
+const DEPENDANT_TRIES: u32 = 8;
 /// Dependants of a template: the low bits of its `packets` word.
 const DEPENDANTS: u32 = (1 << 26) - 1;
 /// What a template waits after its time, while connections depend on it.
@@ -165,8 +167,18 @@ fn probe<F: Ip, T: Tables, const REPLY: bool>(t: &T, entry: &F::Entry, wanted: &
     } else {
         entry.matches(flow, wanted.tag)
     };
-    let in_time = same && !expired(t.settings(), entry.tag().load(), word, life.last.load(), wanted.now);
+    if !same {
+        return 0;
+    }
+    let in_time = held(entry.tag().load(), life)
+        || !expired(t.settings(), entry.tag().load(), word, life.last.load(), wanted.now);
     if in_time && life.ctl.load_acquire() & ctl::IDENTITY == word & ctl::IDENTITY { word } else { 0 }
+}
+
+/// Is this a template that connections depend on? Its time does not end before theirs.
+#[inline(always)]
+fn held(tag_word: u32, life: &Life) -> bool {
+    tag_word & tag::TEMPLATE != 0 && life.packets.load() & DEPENDANTS != 0
 }
 
 /// Does the virtual end of `flow` name where this connection's replies come from: the dest under NAT, else the virtual
@@ -256,6 +268,8 @@ pub struct Insertion<F: Ip> {
     pub birth: Birth,
     /// Where.
     pub place: Place,
+    /// The template it is made through, if [`bound::CONTROLLED`] says so.
+    pub control: Control,
 }
 
 /// The outcome of an insertion, in one word, because that is what a BPF function can return: a slot, with bit 32 set and
@@ -340,7 +354,16 @@ fn insert_locked<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, new: &Insertion<F>
         return Inserted::existing(hit.slot);
     }
     let base = base::<F>(new.place.bucket);
-    let slot = claim::<F, T>(t, bucket, base, new);
+    // The flow's last entry, run out but not swept yet, goes first: a flow is never in the table twice.
+    if bucket.way(0).tag().load() & tag::OVERFLOW != 0
+        && let Some(second) = t.overflow::<F>(new.place.bucket)
+    {
+        let slot = claim::<F, T>(t, second, base | SLOT_OVERFLOW, new, RANK_SAME);
+        if slot != NO_SLOT {
+            return Inserted::made(slot);
+        }
+    }
+    let slot = claim::<F, T>(t, bucket, base, new, 1);
     if slot != NO_SLOT {
         return Inserted::made(slot);
     }
@@ -349,17 +372,20 @@ fn insert_locked<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, new: &Insertion<F>
     };
     let lock = bucket.way(0).tag();
     lock.store(lock.load() | tag::OVERFLOW);
-    match claim::<F, T>(t, second, base | SLOT_OVERFLOW, new) {
+    match claim::<F, T>(t, second, base | SLOT_OVERFLOW, new, 1) {
         NO_SLOT => Inserted::refused(Reason::TableFull),
         slot => Inserted::made(slot),
     }
 }
 
+/// The rank of the flow's own last entry.
+const RANK_SAME: u32 = u32::MAX;
+
 /// How good a victim an entry is: higher is better, 0 is none. Free beats expired beats the older half-open.
 #[inline(always)]
 fn victim_rank(settings: &Settings, tag_word: u32, life: &Life, ctl_word: u32, now: u32) -> u32 {
     if ctl_word & ctl::STATUS == ctl::FREE {
-        return u32::MAX;
+        return RANK_SAME - 1;
     }
     if !ctl::is_live(ctl_word) {
         return 0;
@@ -367,10 +393,10 @@ fn victim_rank(settings: &Settings, tag_word: u32, life: &Life, ctl_word: u32, n
     let last = life.last.load();
     if tag_word & tag::TEMPLATE != 0 {
         let free = life.packets.load() & DEPENDANTS == 0 && now.wrapping_sub(last) as i32 >= 0;
-        return if free { u32::MAX - 1 } else { 0 };
+        return if free { RANK_SAME - 2 } else { 0 };
     }
     if expired(settings, tag_word, ctl_word, last, now) {
-        return u32::MAX - 1;
+        return RANK_SAME - 2;
     }
     if !half_open(Proto(tag_word as u8), (ctl_word & ctl::STATE) as u8) {
         return 0;
@@ -390,10 +416,10 @@ struct Victim {
 /// No entry could be had.
 const NO_SLOT: u32 = u32::MAX;
 
-/// Takes the best victim of a bucket and makes it the new entry. Returns its slot, or [`NO_SLOT`]. Of its own for the
+/// Takes the best victim of a bucket, of rank `least` or better, and makes it the new entry. Returns its slot, or [`NO_SLOT`]. Of its own for the
 /// same reason as [`search_bucket`].
 #[inline(never)]
-fn claim<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, base: u32, new: &Insertion<F>) -> u32 {
+fn claim<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, base: u32, new: &Insertion<F>, least: u32) -> u32 {
     let now = new.wanted.now;
     let mut best = Victim { rank: 0, way: 0, ctl: 0 };
     let mut i = 0;
@@ -401,13 +427,19 @@ fn claim<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, base: u32, new: &Insertion
         let way = new.place.home.wrapping_add(i) & (F::Entry::WAYS - 1);
         let entry = bucket.way(way);
         let ctl_word = entry.life().ctl.load_acquire();
-        let rank = victim_rank(t.settings(), entry.tag().load(), entry.life(), ctl_word, now);
+        // The search before has found nothing in time, so this one has run out.
+        let same = ctl::is_live(ctl_word) && entry.matches(&new.wanted.flow, new.wanted.tag);
+        let rank = if same {
+            RANK_SAME
+        } else {
+            victim_rank(t.settings(), entry.tag().load(), entry.life(), ctl_word, now)
+        };
         if rank > best.rank {
             best = Victim { rank, way, ctl: ctl_word };
         }
         i += 1;
     }
-    if best.rank == 0 {
+    if best.rank < least {
         return NO_SLOT;
     }
     let entry = bucket.way(best.way);
@@ -422,11 +454,22 @@ fn claim<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, base: u32, new: &Insertion
     }
     entry.write(&new.wanted.flow, new.birth.tag | new.wanted.flow.proto.0 as u32);
     life.last.store(new.birth.last);
-    life.dest.store(new.birth.dest);
+    life.dest.store(tied::<F, T>(t, slot, ctl::reborn(best.ctl, ctl::LIVE), new));
     life.packets.store(new.birth.packets);
     count_in(t, &new.birth);
     life.ctl.swap(ctl::reborn(best.ctl, ctl::LIVE | new.birth.ctl));
     slot
+}
+
+/// A new entry's [`bound`] word. Its template is told before the entry is published: nobody can take it out, and itself
+/// off its template, before it is on.
+#[inline(always)]
+fn tied<F: Ip, T: Tables>(t: &T, slot: u32, ctl_word: u32, new: &Insertion<F>) -> u32 {
+    let word = new.birth.dest;
+    if word & bound::CONTROLLED == 0 || depend::<F, T>(t, control_key(slot, ctl_word & ctl::IDENTITY), &new.control) {
+        return word;
+    }
+    word & !bound::CONTROLLED
 }
 
 #[inline(always)]
@@ -476,28 +519,38 @@ pub fn remove<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, now: u32) -> bool {
     true
 }
 
-/// Makes a new connection depend on a template.
+/// Makes a new connection depend on its template, if that is still there.
 #[inline(always)]
-pub fn depend<F: Ip, T: Tables>(t: &T, conn: &Hit<'_, F>, template: &Hit<'_, F>) -> bool {
-    let control = Control {
-        template: template.slot,
-        identity: template.ctl & ctl::IDENTITY,
-        owner: conn.ctl & ctl::IDENTITY,
-    };
-    template.life().packets.add(1);
-    if t.control_put(conn.slot, &control) {
+fn depend<F: Ip, T: Tables>(t: &T, key: u64, control: &Control) -> bool {
+    let Some(template) = entry_at::<F, T>(t, control.template) else { return false };
+    let life = template.life();
+    life.packets.fetch_add(1);
+    if life.ctl.load_acquire() & ctl::IDENTITY == control.identity && t.control_put(key, control) {
         return true;
     }
-    template.life().packets.fetch_sub(1);
+    take_dependant(life);
     false
+}
+
+/// One dependant less, but never below none: a count that was added to as the template went may be gone with it.
+#[inline(always)]
+fn take_dependant(life: &Life) {
+    let mut tries = 0;
+    while tries < DEPENDANT_TRIES {
+        let word = life.packets.load();
+        if word & DEPENDANTS == 0 || life.packets.compare_exchange(word, word.wrapping_sub(1)) {
+            return;
+        }
+        tries += 1;
+    }
+    life.packets.fetch_sub(1);
 }
 
 /// A connection came to life (or, for UDP, was answered): its template is ASSURED from now on.
 #[inline(always)]
 pub fn assure_template<F: Ip, T: Tables>(t: &T, conn: &Hit<'_, F>) {
-    let Some(control) = t.control_get(conn.slot) else { return };
-    if control.owner == conn.ctl & ctl::IDENTITY
-        && let Some(entry) = entry_at::<F, T>(t, control.template)
+    let Some(control) = t.control_get(control_key(conn.slot, conn.ctl & ctl::IDENTITY)) else { return };
+    if let Some(entry) = entry_at::<F, T>(t, control.template)
     {
         let word = entry.life().ctl.load_acquire();
         if word & ctl::IDENTITY == control.identity && word & ctl::STATE == 0 {
@@ -517,10 +570,7 @@ pub fn orphan_template<F: Ip>(template: &Hit<'_, F>) {
 /// The template a connection was made through.
 #[inline(always)]
 fn release_template<T: Tables>(t: &T, slot: u32, owner_ctl: u32) {
-    let Some(control) = t.control_take(slot) else { return };
-    if control.owner != owner_ctl & ctl::IDENTITY {
-        return;
-    }
+    let Some(control) = t.control_take(control_key(slot, owner_ctl & ctl::IDENTITY)) else { return };
     if control.template & SLOT_V6 == 0 {
         drop_dependant::<crate::ip::V4, T>(t, &control);
     } else {
@@ -533,7 +583,7 @@ fn drop_dependant<F: Ip, T: Tables>(t: &T, control: &Control) {
     if let Some(entry) = entry_at::<F, T>(t, control.template)
         && entry.life().ctl.load_acquire() & ctl::IDENTITY == control.identity
     {
-        entry.life().packets.fetch_sub(1);
+        take_dependant(entry.life());
     }
 }
 
@@ -572,6 +622,13 @@ pub fn template_bits(seconds: u32) -> (u32, u32) {
 pub fn renew_template<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, now: u32) {
     let life = hit.life();
     let seconds = template_timeout(hit.entry.tag().load(), life.packets.load());
+    if !hit.current() {
+        return;
+    }
+    if now.wrapping_sub(life.last.load()) as i32 >= 0 {
+        // Its time was up, and the sweep has not been by yet.
+        return linger(t, hit.entry.tag(), life, now);
+    }
     life.last.store(now.wrapping_add(t.settings().ticks(seconds)));
 }
 
@@ -618,7 +675,7 @@ fn sweep_entry<F: Ip, T: Tables>(t: &T, entry: &F::Entry, ctl_word: u32, slot: u
     if !expired(t.settings(), tag_word, ctl_word, life.last.load(), now) {
         return 1;
     }
-    if tag_word & tag::TEMPLATE != 0 && life.packets.load() & DEPENDANTS != 0 {
+    if held(tag_word, life) {
         linger(t, entry.tag(), life, now);
         return 1;
     }

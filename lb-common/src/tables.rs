@@ -17,6 +17,10 @@ use crate::settings::Settings;
 use crate::siphash::Key;
 use crate::table::{self, Inserted, Insertion};
 
+/// The loopback device's number, the same in every namespace: routes asked for from there are those of locally made
+/// packets. The kernel answers only while `net.ipv{4,6}.conf.lo.forwarding` is on; attaching switches it on.
+pub const LOOPBACK: u32 = 1;
+
 /// Bits of an address's place in the filter: 65,536 bits, 8 KB.
 pub const FILTER_BITS: u32 = 16;
 
@@ -31,10 +35,8 @@ pub struct RouteQuery {
     pub to: Addr,
     /// On whose behalf: a source address for policy routing; zero for the balancer's own.
     pub from: Addr,
-    /// NIC the packet came in by.
+    /// NIC the packet came in by, or [`LOOPBACK`] for packets the balancer itself sends, as IPVS does to dests.
     pub ingress: u32,
-    /// Egress NIC for where the kernel does not forward; 0 = none known.
-    pub egress: u32,
     /// Family of `to`.
     pub family: Family,
     /// Is a source address wanted (tunnels)?
@@ -50,7 +52,7 @@ pub enum Direction {
     Out,
 }
 
-/// Which template a connection was made through: `controls` map, keyed by slot.
+/// Which template a connection was made through: `controls` map, keyed by [`control_key`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Control {
@@ -58,8 +60,18 @@ pub struct Control {
     pub template: u32,
     /// The generation part of the template's control word then.
     pub identity: u32,
-    /// The generation part of the connection's own control word: a stale row is not believed.
-    pub owner: u32,
+}
+
+impl Control {
+    /// Of a connection without a template.
+    pub const NONE: Self = Self { template: u32::MAX, identity: 0 };
+}
+
+/// The key of a connection's row: its slot and the generation part of its control word. A slot alone would not do: the
+/// next connection may take it before the last one's row is gone.
+#[inline(always)]
+pub const fn control_key(slot: u32, identity: u32) -> u64 {
+    slot as u64 | (identity as u64) << 32
 }
 
 /// Counters of one dest on one CPU. 40 bytes.
@@ -151,11 +163,11 @@ pub trait Tables {
     /// Gives the second bucket back.
     fn overflow_drop<F: Ip>(&self, n: u32);
     /// Notes which template a connection depends on. False: no room.
-    fn control_put(&self, slot: u32, control: &Control) -> bool;
+    fn control_put(&self, key: u64, control: &Control) -> bool;
     /// The note.
-    fn control_get(&self, slot: u32) -> Option<Control>;
+    fn control_get(&self, key: u64) -> Option<Control>;
     /// Takes the note back out.
-    fn control_take(&self, slot: u32) -> Option<Control>;
+    fn control_take(&self, key: u64) -> Option<Control>;
     /// Remembers the ports of a first fragment.
     fn fragment_put(&self, key: &FragKey, ports: u32);
     /// The ports of a fragment's datagram.
@@ -167,14 +179,13 @@ pub trait Tables {
     fn count_conn(&self, dest: u32);
     /// Asks the kernel for a way and writes it to `into`.
     fn route(&self, query: &RouteQuery, into: &SharedHop) -> Result<(), Reason>;
-    /// The way to a client, remembered for about a second. `from`: on behalf of which address; `egress`: as in
+    /// The way to a client, remembered for about a second. `from`: on behalf of which address; `ingress`: as in
     /// [`RouteQuery`].
     fn route_to_client<F: Ip>(
         &self,
         to: &F::Addr,
         from: &F::Addr,
         ingress: u32,
-        egress: u32,
     ) -> Result<Hop, Reason>;
 
     /// [`admit::lookup`]. This and the next three are functions of their own in the kernel program, each verified once.

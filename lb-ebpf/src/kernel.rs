@@ -160,18 +160,18 @@ impl Tables for Kernel {
         };
     }
     #[inline(always)]
-    fn control_put(&self, slot: u32, control: &Control) -> bool {
-        CONTROLS.insert(slot, control, 0).is_ok()
+    fn control_put(&self, key: u64, control: &Control) -> bool {
+        CONTROLS.insert(key, control, 0).is_ok()
     }
     #[inline(always)]
-    fn control_get(&self, slot: u32) -> Option<Control> {
+    fn control_get(&self, key: u64) -> Option<Control> {
         // SAFETY: written once, before the connection is marked as having it.
-        unsafe { CONTROLS.get(slot) }.copied()
+        unsafe { CONTROLS.get(key) }.copied()
     }
     #[inline(always)]
-    fn control_take(&self, slot: u32) -> Option<Control> {
-        let control = self.control_get(slot)?;
-        let _ = CONTROLS.remove(slot);
+    fn control_take(&self, key: u64) -> Option<Control> {
+        let control = self.control_get(key)?;
+        let _ = CONTROLS.remove(key);
         Some(control)
     }
     #[inline(always)]
@@ -221,7 +221,6 @@ impl Tables for Kernel {
         to: &F::Addr,
         from: &F::Addr,
         ingress: u32,
-        egress: u32,
     ) -> Result<Hop, Reason> {
         let slot = to.mixed().wrapping_mul(0x9E37_79B1) >> (32 - CLIENT_HOP_SLOTS.trailing_zeros());
         let Some(place) = CLIENT_HOPS.get_ptr_mut(slot) else { return Err(Reason::Internal) };
@@ -233,7 +232,7 @@ impl Tables for Kernel {
         if fresh && let Some(hop) = known.hop.read() {
             return Ok(hop);
         }
-        match learn::<F>(self, known, to, from, ingress as u64 | (egress as u64) << 32) {
+        match learn::<F>(self, known, to, from, ingress) {
             Ok(()) => known.hop.read().ok_or(Reason::Internal),
             Err(reason) => Err(reason),
         }
@@ -290,8 +289,6 @@ struct Fib {
     link: [u32; 4],
 }
 
-/// The egress NIC is given; the kernel's forwarding switch does not matter.
-const FIB_OUTPUT: u32 = 2;
 /// Fill in the source address the route selects.
 const FIB_SOURCE: u32 = 16;
 /// Answers of [`ask_route`].
@@ -304,26 +301,17 @@ const NO_NEIGHBOUR: u32 = 7;
 /// A function of its own, so that the places that ask share one copy.
 #[inline(never)]
 fn ask_route(ctx: *mut xdp_md, query: &RouteQuery, into: &SharedHop) -> u32 {
-    let answer = lookup(ctx, query, query.ingress, 0, into);
-    if answer == NOT_FORWARDING && query.egress != 0 {
-        return lookup(ctx, query, query.egress, FIB_OUTPUT, into);
-    }
-    answer
-}
-
-#[inline(always)]
-fn lookup(ctx: *mut xdp_md, query: &RouteQuery, ifindex: u32, flags: u32, into: &SharedHop) -> u32 {
     let mut fib = Fib {
         family: u32::from_ne_bytes([query.family as u8, 0, 0, 0]),
         // Any length that fits will do: the answer then says the MTU.
         mtu: u32::from_ne_bytes([0, 0, 1, 0]),
-        ifindex,
+        ifindex: query.ingress,
         flowinfo: 0,
         src: query.from,
         dst: query.to,
         link: [0; 4],
     };
-    let flags = flags | if query.source { FIB_SOURCE } else { 0 };
+    let flags = if query.source { FIB_SOURCE } else { 0 };
     let place = &raw mut fib as *mut bpf_fib_lookup;
     // SAFETY: `Fib` has the layout and size of the helper's argument.
     let answer = unsafe { fib_lookup(ctx as *mut c_void, place, size_of::<Fib>() as i32, flags) };
@@ -452,20 +440,19 @@ pub fn repeat<A, S: Fn(&mut A, u32) -> ControlFlow<()>>(count: u32, acc: &mut A,
     unsafe { bpf_loop(count, call::<A, S> as *mut c_void, &raw mut env as *mut c_void, 0) };
 }
 
-/// Asks for the way to a client and remembers it. `ways`: ingress, and egress in the upper half.
+/// Asks for the way to a client and remembers it.
 #[inline(never)]
 fn learn<F: Ip>(
     kernel: &Kernel,
     known: &mut ClientHop,
     to: &F::Addr,
     from: &F::Addr,
-    ways: u64,
+    ingress: u32,
 ) -> Result<(), Reason> {
     let query = RouteQuery {
         to: to.wide(),
         from: from.wide(),
-        ingress: ways as u32,
-        egress: (ways >> 32) as u32,
+        ingress,
         family: F::FAMILY,
         source: false,
     };

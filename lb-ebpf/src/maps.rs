@@ -56,9 +56,9 @@ pub static OVERFLOW4: HashMap<u32, Bucket4> = HashMap::with_max_entries(1, NO_PR
 /// Second buckets of IPv6.
 #[map(name = "overflow6")]
 pub static OVERFLOW6: HashMap<u32, Bucket6> = HashMap::with_max_entries(1, NO_PREALLOC);
-/// Templates of connections made through one, by the connection's slot.
+/// Templates of connections made through one, by the connection's slot and generation.
 #[map(name = "controls")]
-pub static CONTROLS: HashMap<u32, Control> = HashMap::with_max_entries(1, NO_PREALLOC);
+pub static CONTROLS: HashMap<u64, Control> = HashMap::with_max_entries(1, NO_PREALLOC);
 /// Ports of datagrams whose first fragment was seen.
 #[map(name = "fragments")]
 pub static FRAGMENTS: LruHashMap<FragKey, u32> = LruHashMap::with_max_entries(8192, 0);

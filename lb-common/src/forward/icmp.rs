@@ -8,7 +8,7 @@ use crate::ip::{Address, Ip, V4, V6};
 use crate::packet::Packet;
 use crate::parse::{Fragment, Seen};
 use crate::reason::{Reason, Verdict};
-use crate::tables::Tables;
+use crate::tables::{LOOPBACK, Tables};
 use crate::wire::{Ipv4Hdr, Ipv6Hdr};
 
 /// What is wrong: kind in the upper byte, MTU below. A word, because an enum's unused payload would be an
@@ -91,7 +91,7 @@ fn build<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, seen: &Seen<F>, error: E
     if seen.fragment == Fragment::Later || seen.src == F::Addr::default() {
         return Err(());
     }
-    let hop = t.route_to_client::<F>(&seen.src, &seen.dst, p.ingress(), p.ingress()).map_err(drop)?;
+    let hop = t.route_to_client::<F>(&seen.src, &seen.dst, LOOPBACK).map_err(drop)?;
     let most = if F::HEADER_SUM { 576 } else { 1280 } - F::HEADER - ICMP;
     let quoted = if seen.len < most { seen.len } else { most };
     let header: &F::Header = p.at(seen.l3).ok_or(())?;

@@ -6,7 +6,7 @@ pub mod nat;
 pub mod tunnel;
 
 use crate::addr::{Addr, Family};
-use crate::conn::{Entry, bound};
+use crate::conn::{Entry, bound, packets};
 use crate::dest::{Dest, Hop, Method, status};
 use crate::ip::{Address, Ip};
 use crate::packet::Packet;
@@ -14,7 +14,7 @@ use crate::parse::Seen;
 use crate::pipeline::Step;
 use crate::reason::{Reason, Verdict};
 use crate::table;
-use crate::tables::{Direction, RouteQuery, Tables};
+use crate::tables::{Direction, LOOPBACK, RouteQuery, Tables};
 
 /// A client's packet goes to its connection's dest. `word` is the connection's slot, or for a `stray` packet, which has
 /// none, a [`bound`] word.
@@ -37,13 +37,13 @@ fn to_server<F: Ip, P: Packet, T: Tables>(
     word: u32,
     stray: bool,
 ) -> Result<Step, Reason> {
-    let bound = if stray { word } else { count_packet::<F, T>(t, word)? };
+    let bound = if stray { word } else { count_packet::<F, T>(t, seen, word)? };
     let number = bound & bound::DEST;
     let dest = t.dest(number).ok_or(Reason::Internal)?;
     t.count(number, Direction::In, seen.len);
     let method = bound::method(bound);
     let tunnelled = method == Method::Tunnel as u32;
-    let hop = match to_dest(t, dest, p.ingress(), tunnelled, seen.now) {
+    let hop = match to_dest(t, dest, tunnelled, seen.now) {
         Ok(hop) => hop,
         Err(Reason::NoRoute) => return Ok(Step::answer(icmp::Error::HOST_UNREACHABLE)),
         Err(reason) => return Err(reason),
@@ -66,11 +66,20 @@ fn to_server<F: Ip, P: Packet, T: Tables>(
     Ok(Verdict::sent(Reason::Forwarded, hop.ifindex, p.ingress()).into())
 }
 
-/// One more packet of a connection; its [`bound`] word.
+/// One more packet of a connection; its [`bound`] word. Found or made a moment ago, it may have had to make way on
+/// another CPU since: then the packet is not for what stands there now.
 #[inline(always)]
-fn count_packet<F: Ip, T: Tables>(t: &T, slot: u32) -> Result<u32, Reason> {
-    let life = table::entry_at::<F, T>(t, slot).ok_or(Reason::Internal)?.life();
-    life.packets.store(life.packets.load().wrapping_add(1));
+fn count_packet<F: Ip, T: Tables>(t: &T, seen: &Seen<F>, slot: u32) -> Result<u32, Reason> {
+    let conn = table::entry_at::<F, T>(t, slot).ok_or(Reason::Internal)?;
+    if !conn.matches(&seen.flow(), seen.proto.0 as u32) {
+        return Err(Reason::BucketBusy);
+    }
+    let life = conn.life();
+    let packets = life.packets.load();
+    // By exchange, because the entry may still make way, to a template that counts its dependants here.
+    if packets < packets::ENOUGH {
+        life.packets.compare_exchange(packets, packets.wrapping_add(1));
+    }
     Ok(life.dest.load())
 }
 
@@ -88,8 +97,11 @@ fn to_client<F: Ip, P: Packet, T: Tables>(
     slot: u32,
 ) -> Result<Step, Reason> {
     let conn = table::entry_at::<F, T>(t, slot).ok_or(Reason::Internal)?;
+    if !conn.is_client(&seen.dst, seen.dport, seen.proto) {
+        return Err(Reason::BucketBusy);
+    }
     let (vaddr, vport) = (conn.vaddr(), conn.vport());
-    let hop = t.route_to_client::<F>(&seen.dst, &vaddr, p.ingress(), 0)?;
+    let hop = t.route_to_client::<F>(&seen.dst, &vaddr, p.ingress())?;
     if !decrement::<F, P>(p, seen)? {
         return Err(Reason::TtlPassed);
     }
@@ -127,7 +139,7 @@ fn refuses_fragments<F: Ip, P: Packet>(p: &P, seen: &Seen<F>) -> Result<bool, Re
 
 /// The way to a dest: remembered in its slot for a second, then asked of the kernel again by one CPU.
 #[inline(always)]
-pub fn to_dest<T: Tables>(t: &T, dest: &Dest, ingress: u32, source: bool, now: u32) -> Result<Hop, Reason> {
+pub fn to_dest<T: Tables>(t: &T, dest: &Dest, source: bool, now: u32) -> Result<Hop, Reason> {
     let asked = dest.hop.asked.load();
     let known = dest.hop.read();
     if let Some(hop) = known
@@ -142,7 +154,7 @@ pub fn to_dest<T: Tables>(t: &T, dest: &Dest, ingress: u32, source: bool, now: u
     {
         return Ok(hop);
     }
-    match ask(t, dest, ingress, source) {
+    match ask(t, dest, source) {
         Ok(()) => dest.hop.read().ok_or(Reason::NoNeighbour),
         Err(reason) => Err(reason),
     }
@@ -150,15 +162,14 @@ pub fn to_dest<T: Tables>(t: &T, dest: &Dest, ingress: u32, source: bool, now: u
 
 /// Asks the kernel for the way to a dest and writes the answer into its slot.
 #[inline(never)]
-fn ask<T: Tables>(t: &T, dest: &Dest, ingress: u32, source: bool) -> Result<(), Reason> {
+fn ask<T: Tables>(t: &T, dest: &Dest, source: bool) -> Result<(), Reason> {
     if dest.status.load() & status::LOCAL != 0 {
         return Err(Reason::LocalDest);
     }
     let query = RouteQuery {
         to: dest.address(),
         from: Addr::ZERO,
-        ingress,
-        egress: dest.egress.load(),
+        ingress: LOOPBACK,
         family: if dest.family() == Family::V4 as u8 { Family::V4 } else { Family::V6 },
         source: source || dest.method() == Method::Tunnel as u8,
     };

@@ -120,7 +120,7 @@ pub struct HostTables {
     conns6: Box<[Bucket6]>,
     second4: Second<Bucket4>,
     second6: Second<Bucket6>,
-    controls: Mutex<HashMap<u32, Control>>,
+    controls: Mutex<HashMap<u64, Control>>,
     most_controls: usize,
     fragments: Mutex<HashMap<FragKey, u32>>,
     routes: RwLock<HashMap<(Family, Addr), Result<Hop, Reason>>>,
@@ -316,19 +316,19 @@ impl Tables for HostTables {
             Family::V6 => self.second6.put_back(n),
         }
     }
-    fn control_put(&self, slot: u32, control: &Control) -> bool {
+    fn control_put(&self, key: u64, control: &Control) -> bool {
         let mut controls = lock(&self.controls);
-        let room = controls.len() < self.most_controls || controls.contains_key(&slot);
+        let room = controls.len() < self.most_controls || controls.contains_key(&key);
         if room {
-            controls.insert(slot, *control);
+            controls.insert(key, *control);
         }
         room
     }
-    fn control_get(&self, slot: u32) -> Option<Control> {
-        lock(&self.controls).get(&slot).copied()
+    fn control_get(&self, key: u64) -> Option<Control> {
+        lock(&self.controls).get(&key).copied()
     }
-    fn control_take(&self, slot: u32) -> Option<Control> {
-        lock(&self.controls).remove(&slot)
+    fn control_take(&self, key: u64) -> Option<Control> {
+        lock(&self.controls).remove(&key)
     }
     fn fragment_put(&self, key: &FragKey, ports: u32) {
         lock(&self.fragments).insert(*key, ports);
@@ -356,10 +356,9 @@ impl Tables for HostTables {
         to: &F::Addr,
         from: &F::Addr,
         ingress: u32,
-        egress: u32,
     ) -> Result<Hop, Reason> {
         let (to, from, family) = (to.wide(), from.wide(), F::FAMILY);
-        self.route_of(&RouteQuery { to, from, ingress, egress, family, source: false })
+        self.route_of(&RouteQuery { to, from, ingress, family, source: false })
     }
     fn repeat<A>(&self, count: u32, acc: &mut A, step: impl Fn(&Self, &mut A, u32) -> ControlFlow<()>) {
         for i in 0..count {
