@@ -50,6 +50,7 @@ pub fn attach(dir: &Path, names: &[String], mode: Mode, connections: Option<u32>
     let mut ebpf = create::programs(dir, &sizes, &mut undo)?;
     create::start_sweep(&mut ebpf)?;
     put_ways(dir, &nics)?;
+    allow_lookups();
     let said = put_on(dir, &wanted, mode, &ebpf, LINK, "lb")?;
     for name in ["lb", "lb_control"] {
         replace_pin(program(&ebpf, name)?, &dir.join(name))?;
@@ -140,6 +141,15 @@ fn put_ways(dir: &Path, nics: &[Nic]) -> Result<()> {
     Ok(())
 }
 
+/// Lets programs ask for routes where the machine does not forward: the kernel answers only on behalf of a NIC that
+/// does. The loopback interface is taken for that one: nothing ever comes in there that could be forwarded.
+fn allow_lookups() {
+    for family in ["ipv4", "ipv6"] {
+        // A kernel without the family has no such file, and no such packets.
+        let _ = fs::write(format!("/proc/sys/net/{family}/conf/lo/forwarding"), "1");
+    }
+}
+
 fn program<'a>(ebpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>> {
     let program = ebpf.program(name).with_context(|| format!("there is no program {name}"))?;
     Ok(program.fd().with_context(|| format!("the program {name} is not loaded"))?.as_fd())
@@ -164,19 +174,31 @@ fn put_on(
             said.push(format!("{}: attached already, {}", nic.name, status::mode_name(nic.xdp)));
             continue;
         }
-        // Another mode is asked for, or the NIC of that name is another one now.
+        // Another mode is asked for, or the NIC of that name is another one now. A NIC cannot be in two modes.
+        let path = link_path(dir, prefix, &nic.name);
         if let Some(old) = links.remove(&nic.name) {
             let _ = syscall::detach_link(old.as_fd());
         }
-        let (link, line) = attach_one(program, nic, mode)?;
+        let (link, line) = attach_one(program, nic, mode).inspect_err(|_| put_back(program, nic, &path))?;
         said.push(line);
-        fresh.push((link_path(dir, prefix, &nic.name), link));
+        fresh.push((path, link));
     }
     switch_over(&links, program, &dir.join(name))?;
     for (path, link) in &fresh {
         replace_pin(link.as_fd(), path)?;
     }
     Ok(said)
+}
+
+/// The mode a NIC had before one that does not work was asked for.
+fn put_back(program: BorrowedFd<'_>, nic: &Nic, path: &Path) {
+    let flags = if nic.xdp.is_some_and(|(mode, _)| mode == 2) { GENERIC } else { NATIVE };
+    if path.exists() && nic.xdp.is_some() {
+        // What went wrong first is the thing to tell.
+        let _ = syscall::create_link(program, nic.index, flags)
+            .map_err(anyhow::Error::from)
+            .and_then(|link| replace_pin(link.as_fd(), path));
+    }
 }
 
 fn mode_fits(nic: &Nic, mode: Mode) -> bool {

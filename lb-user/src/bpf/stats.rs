@@ -225,7 +225,7 @@ mod tests {
         advance(&mut book, [0; 5], 100);
         // 20 connections in two seconds are 10 a second: a quarter of that at first.
         assert!(advance(&mut book, [20, 0, 0, 0, 0], 102));
-        assert_eq!((book[EST] + 511) >> 10, 3);
+        assert_eq!((book[EST] + 511) >> 10, 2);
         assert!(!advance(&mut book, [25, 0, 0, 0, 0], 103));
         for step in 1..40 {
             advance(&mut book, [20 + 20 * step, 0, 0, 0, 0], 102 + 2 * step);
