@@ -24,7 +24,7 @@ use lb_common::reason::{COUNT, Reason};
 use lb_common::request::{self, Request, verb};
 use lb_common::service::{SchedState, Service, ServiceKey};
 use lb_common::settings::Settings;
-use lb_common::tables::Counters;
+use lb_common::tables::{Counters, FragKey};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::case::{Engine, FAMILIES, HOSTS, Live, Nic, Outcome, ROUTER, Way};
@@ -441,17 +441,11 @@ fn age<F: Ip>(bucket: &F::Bucket, ticks: u32) {
 /// Takes everything out of a hash map, whatever its key.
 fn empty(map: &MapData) -> Result<()> {
     let info = map.info()?;
-    match info.key_size() {
-        4 => empty_keys::<u32>(map, info.value_size()),
-        _ => empty_keys::<Plain<lb_common::tables::FragKey>>(map, info.value_size()),
-    }
-}
-
-fn empty_keys<K: aya::Pod>(map: &MapData, value: u32) -> Result<()> {
-    match value {
-        4 => empty_map::<K, u32>(map),
-        12 => empty_map::<K, [u32; 3]>(map),
-        _ => empty_map::<K, [u64; 32]>(map),
+    match (info.key_size(), info.value_size()) {
+        (4, 256) => empty_map::<u32, [u64; 32]>(map),
+        (8, 8) => empty_map::<u64, u64>(map),
+        (40, 4) => empty_map::<Plain<FragKey>, u32>(map),
+        sizes => bail!("a map of sizes nobody knows: {sizes:?}"),
     }
 }
 

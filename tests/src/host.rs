@@ -6,7 +6,7 @@ use lb_common::conn::{Entry, Ways, bound, ctl, tag};
 use lb_common::dest::Hop;
 use lb_common::host::{self, HostTables, Sizes, SliceFrame};
 use lb_common::ip::{Address, Ip, V4, V6};
-use lb_common::reason::Action;
+use lb_common::reason::{Action, Reason};
 use lb_common::tables::Counters;
 
 use crate::case::{Engine, HOSTS, Live, MTU, Nic, Outcome, ROUTER, Way, client, end};
@@ -32,16 +32,19 @@ impl Default for Host {
 /// Tables that know the way to all of the world's hosts.
 pub fn world(sizes: &Sizes) -> HostTables {
     let tables = HostTables::new(sizes);
-    for family in [Family::V4, Family::V6] {
+    for (family, on_link, whole) in [(Family::V4, 16, 32), (Family::V6, 64, 128)] {
         for nic in Nic::ALL {
+            let segment = Addr::from(nic.host(family, 0));
+            tables.set_route(family, segment, on_link, Err(Reason::NoNeighbour));
             for host in HOSTS {
-                tables.set_route(family, Addr::from(nic.host(family, host)), Ok(hop(family, nic, host)));
+                let to = Addr::from(nic.host(family, host));
+                tables.set_route(family, to, whole, Ok(hop(family, nic, host)));
             }
         }
-        for number in 1..=255 {
-            tables.set_route(family, Addr::from(client(family, number)), Ok(hop(family, Nic::Front, ROUTER)));
-        }
     }
+    let router = |family| Ok(hop(family, Nic::Front, ROUTER));
+    tables.set_route(Family::V4, Addr::from(client(Family::V4, 0)), 24, router(Family::V4));
+    tables.set_route(Family::V6, Addr::from(client(Family::V6, 0)), 64, router(Family::V6));
     tables
 }
 

@@ -139,6 +139,7 @@ fn over_memory(persistent: bool, buckets: u32) -> Result<()> {
             sweeper.join().expect("no panic");
             sent
         })?;
+        host::sweep(&tables);
         ensure!(tables.packets() - before == sent, "{sent} packets, {} counted", tables.packets() - before);
         consistent(&tables, &live_of(&tables), 16)
             .with_context(|| format!("round {round}, {buckets} buckets"))?;

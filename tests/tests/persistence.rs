@@ -135,9 +135,13 @@ fn a_template_waits_for_its_connections() -> Result<()> {
     run_all(&FAMILIES.map(|family| {
         let all = syn(case("waits", family, 20), family, 1, 1000, 11);
         let all = arrives(all, frame(family, 1, 1000, 80, ACK), 11);
-        let all = all.step(Step::Wait(25)).step(Step::Sweep).step(Step::Entries(1, 1));
-        // Still the same dest, though 20 seconds are over.
-        let all = syn(all.step(Step::Wait(40)), family, 1, 1001, 11);
+        // Still the same dest, though 20 seconds are over, swept or not.
+        let all = syn(all.step(Step::Wait(25)), family, 1, 1001, 11).step(Step::Entries(2, 1));
+        let all = all.step(Step::Wait(50)).step(Step::Sweep).step(Step::Entries(2, 1));
+        let all = arrives(all, frame(family, 1, 1001, 80, ACK), 11);
+        let all = all.step(Step::Wait(20)).step(Step::Sweep).step(Step::Entries(2, 1));
+        let all = syn(all.step(Step::Wait(40)), family, 1, 1002, 11);
+        let all = reset(all, family, 1002, 11);
         // Its two connections go; it waits out the running 60 seconds.
         let all = reset(reset(all, family, 1000, 11), family, 1001, 11);
         let all = all.step(Step::Wait(10)).step(Step::Sweep).step(Step::Entries(0, 1));

@@ -97,6 +97,23 @@ struct Services {
 /// Changes of services a [`HostTables`] outlives.
 const SERVICE_CHANGES: u32 = 1 << 14;
 
+/// A network and the answer to whoever asks for the way there.
+#[derive(Debug)]
+struct Route {
+    family: Family,
+    to: Addr,
+    prefix: u32,
+    answer: Result<Hop, Reason>,
+}
+
+impl Route {
+    fn leads_to(&self, query: &RouteQuery) -> bool {
+        let number = |addr: &Addr| u128::from_be_bytes(addr.0);
+        let differ = number(&self.to) ^ number(&query.to);
+        self.family == query.family && differ.leading_zeros() >= self.prefix
+    }
+}
+
 /// Counters of a dest.
 #[derive(Debug, Default)]
 struct SharedCounters {
@@ -123,7 +140,7 @@ pub struct HostTables {
     controls: Mutex<HashMap<u64, Control>>,
     most_controls: usize,
     fragments: Mutex<HashMap<FragKey, u32>>,
-    routes: RwLock<HashMap<(Family, Addr), Result<Hop, Reason>>>,
+    routes: RwLock<Vec<Route>>,
     clock: Cell32,
     dice: Cell32,
     /// Numbers to be drawn before the dice are thrown.
@@ -165,7 +182,7 @@ impl HostTables {
             controls: Mutex::new(HashMap::new()),
             most_controls: sizes.controls as usize,
             fragments: Mutex::new(HashMap::new()),
-            routes: RwLock::new(HashMap::new()),
+            routes: RwLock::new(Vec::new()),
             clock: Cell32::new(1_000_000),
             dice: Cell32::new(1),
             script: Mutex::new(Vec::new()),
@@ -182,9 +199,12 @@ impl HostTables {
         self.clock.store(ticks);
     }
 
-    /// What the kernel will answer when asked for the way to an address. Without an answer: no route.
-    pub fn set_route(&self, family: Family, to: Addr, answer: Result<Hop, Reason>) {
-        self.routes.write().unwrap_or_else(PoisonError::into_inner).insert((family, to), answer);
+    /// What the kernel will answer when asked for the way to an address of this network. The longest prefix counts, of
+    /// equal ones the last; without any, there is no route.
+    pub fn set_route(&self, family: Family, to: Addr, prefix: u32, answer: Result<Hop, Reason>) {
+        let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+        routes.push(Route { family, to, prefix, answer });
+        routes.sort_by_key(|route| route.prefix);
     }
 
     /// The next random numbers, in this order.
@@ -238,7 +258,8 @@ impl HostTables {
 
     fn route_of(&self, query: &RouteQuery) -> Result<Hop, Reason> {
         let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
-        let hop = routes.get(&(query.family, query.to)).copied().unwrap_or(Err(Reason::NoRoute))?;
+        let found = routes.iter().rev().find(|route| route.leads_to(query));
+        let hop = found.map_or(Err(Reason::NoRoute), |route| route.answer)?;
         // As the kernel: a source is selected only where one is asked for.
         Ok(Hop { source: if query.source { hop.source } else { query.from }, ..hop })
     }

@@ -73,7 +73,7 @@ pub const TRAFFIC: [Spec; 11] = [
     array("conns6", size_of::<Bucket6>(), None),
     hash("overflow4", 4, size_of::<Bucket4>(), None),
     hash("overflow6", 4, size_of::<Bucket6>(), None),
-    hash("controls", 4, size_of::<Control>(), None),
+    hash("controls", 8, size_of::<Control>(), None),
     Spec {
         name: "fragments",
         kind: MapType::LruHash,
