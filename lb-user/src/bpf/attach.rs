@@ -17,6 +17,7 @@ use super::create::{self, Sizes, Undo};
 use super::lock::{self, Hold};
 use super::pins::{self, Rules, traffic};
 use super::publish::put_nic;
+use super::reap::reap;
 use super::route::{self, Nic};
 use super::store::open_or_make;
 use super::table::Table;
@@ -26,7 +27,7 @@ use crate::verbs::attach::Mode;
 /// Links are pinned by this and the NIC's name.
 pub const LINK: &str = "link-";
 /// So are those of the program for real servers.
-const REALSERVER: &str = "realserver-";
+pub const REALSERVER: &str = "realserver-";
 
 /// What is not yet in its place.
 const FRESH: &str = "new:";
@@ -44,6 +45,7 @@ pub fn attach(dir: &Path, names: &[String], mode: Mode, connections: Option<u32>
     if !dir.exists() {
         undo.directory(dir);
     }
+    reap(dir);
     let _lock = lock::make(dir)?;
     let rules = open_or_make(dir, &mut undo)?;
     let sizes = sizes(dir, &rules, connections)?;
@@ -67,6 +69,7 @@ pub fn attach_realserver(dir: &Path, names: &[String], mode: Mode) -> Result<Vec
     if !dir.exists() {
         undo.directory(dir);
     }
+    reap(dir);
     let _lock = lock::make(dir)?;
     let ebpf = create::realserver()?;
     let said = put_on(dir, &wanted, mode, &ebpf, REALSERVER, "lb_realserver")?;

@@ -39,6 +39,14 @@ fn root(wanted: Option<&Path>) -> Result<PathBuf> {
     seen().context("a BPF file system was mounted on /sys/fs/bpf, but cannot be seen there")
 }
 
+/// A path as it is where the BPF file system is mounted, for people.
+pub fn outside(path: &Path) -> PathBuf {
+    let mut parts = path.components();
+    let hidden =
+        path.starts_with("/proc") && parts.by_ref().nth(3).is_some_and(|root| root.as_os_str() == "root");
+    if hidden { Path::new("/").join(parts.as_path()) } else { path.to_owned() }
+}
+
 /// The one we see ourselves, else the one the first process sees, else that of the nearest ancestor with one.
 fn seen() -> Option<PathBuf> {
     let usual = PathBuf::from(USUAL);

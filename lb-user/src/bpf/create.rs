@@ -110,7 +110,12 @@ fn take(ebpf: &mut Ebpf, name: &str) -> Result<MapData> {
 
 /// Removes a file, if it is there.
 pub fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
+    let removed = match fs::remove_file(path) {
+        // Not one of ours, but in the way.
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => fs::remove_dir(path),
+        other => other,
+    };
+    match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("removing {}", path.display()))
         }

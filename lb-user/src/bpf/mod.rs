@@ -16,6 +16,7 @@
 //! | [`store`] | all of it behind [`crate::control::store::Store`] |
 //! | [`netlink`], [`route`] | asking the kernel about NICs, routes and neighbours |
 //! | [`attach`], [`status`] | what the verbs do |
+//! | [`reap`] | instances whose namespace is gone |
 
 pub mod attach;
 pub mod bpffs;
@@ -30,6 +31,7 @@ pub mod memory;
 pub mod netlink;
 pub mod pins;
 pub mod publish;
+pub mod reap;
 pub mod route;
 pub mod stats;
 pub mod status;

@@ -13,6 +13,7 @@ use lb_common::service::{SchedState, Service, ServiceKey};
 use lb_common::settings::Settings;
 use lb_common::tables::{Control, Counters, FILTER_BITS, FragKey, LAYOUT};
 
+use super::bpffs::outside;
 use super::memory::{Access, Mapped, Spaced};
 use super::stats::{BOOK, Book};
 
@@ -104,7 +105,7 @@ impl Spec {
                 return Ok(None);
             }
             Err(_) if !path.exists() => return Ok(None),
-            Err(_) => bail!("{}: {}", path.display(), self.foreign("no map at all")),
+            Err(_) => bail!("{}: {}", outside(&path).display(), self.foreign("no map at all")),
         };
         let info = map.info().with_context(|| format!("asking about {}", path.display()))?;
         let found = (info.key_size() as usize, info.value_size() as usize, info.max_entries());
@@ -115,7 +116,7 @@ impl Spec {
             && info.map_flags() & !RDONLY_PROG == self.flags;
         if !fits {
             let what = format!("a map of {} elements, {} bytes by {} bytes", found.2, found.1, found.0);
-            bail!("{}: {}", path.display(), self.foreign(&what));
+            bail!("{}: {}", outside(&path).display(), self.foreign(&what));
         }
         Ok(Some(map))
     }

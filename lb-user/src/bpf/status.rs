@@ -14,7 +14,7 @@ use super::attach::{LINK, count, links};
 use super::create::Sizes;
 use super::lock::{self, Hold};
 use super::pins::{self, Rules, traffic};
-use super::{route, syscall};
+use super::{bpffs, route, syscall};
 
 /// The mode a NIC's program runs in.
 pub fn mode_name(xdp: Option<(u8, u32)>) -> &'static str {
@@ -35,7 +35,7 @@ pub fn read(dir: &Path) -> Result<Value> {
     Ok(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "layout": LAYOUT,
-        "pins": dir.display().to_string(),
+        "pins": bpffs::outside(dir).display().to_string(),
         "interfaces": interfaces(dir)?,
         "program": program(dir),
         "services": services,
