@@ -150,7 +150,7 @@ impl Sizes {
     /// Where nobody says how many: one connection per 32 KiB of memory, a million at the most.
     pub fn usual() -> Self {
         let info = rustix::system::sysinfo();
-        let memory = u64::try_from(info.totalram).unwrap_or(0) * u64::from(info.mem_unit);
+        let memory = (info.totalram as usize as u64) * u64::from(info.mem_unit);
         Self::of((memory >> 15).clamp(16_384, 1 << 20) as u32)
     }
 

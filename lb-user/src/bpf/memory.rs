@@ -77,7 +77,7 @@ impl<T: Shared> Mapped<T> {
         }
         let place = NonNull::new(place.cast::<T>()).ok_or(io::ErrorKind::InvalidData)?;
         // Pages are aligned to more than any type here.
-        debug_assert!(place.as_ptr() as usize % align_of::<T>() == 0);
+        debug_assert!((place.as_ptr() as usize).is_multiple_of(align_of::<T>()));
         Ok(Self { place, count })
     }
 

@@ -117,7 +117,7 @@ pub fn lookup_per_cpu<K: Plain, V: Plain + Default>(
     key: &K,
     values: &mut [V],
 ) -> io::Result<bool> {
-    const { assert!(size_of::<V>() % 8 == 0) };
+    const { assert!(size_of::<V>().is_multiple_of(8)) };
     let found = bpf(command::MAP_LOOKUP, &mut element(map, key, values.as_mut_ptr(), 0));
     Ok(or_none(found)?.is_some())
 }
@@ -129,7 +129,7 @@ pub fn update<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K, value: &V) -> io
 
 /// Writes a per-CPU element, one value per possible CPU.
 pub fn update_per_cpu<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K, values: &[V]) -> io::Result<()> {
-    const { assert!(size_of::<V>() % 8 == 0) };
+    const { assert!(size_of::<V>().is_multiple_of(8)) };
     bpf(command::MAP_UPDATE, &mut element(map, key, values.as_ptr(), 0)).map(drop)
 }
 
