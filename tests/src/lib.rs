@@ -10,6 +10,7 @@
 //! - [`shell`] and [`lab`]: a person typing commands at one of those hosts.
 //! - [`packets`], [`case`]: frames as values, and cases of packets in and out; [`host`] and [`bpf`] run them.
 //! - [`listing`] and [`drive`]: what the balancer has to show, and the questions that every lab asks.
+//! - [`vm`]: a virtual machine with another kernel, and kernel IPVS in it to compare with.
 //!
 //! Everything made here is undone when its value is dropped, on panic too. What a killed run left behind is removed
 //! by the next one (see [`stale`]).
@@ -29,3 +30,4 @@ pub mod run;
 pub mod shell;
 pub mod stale;
 pub mod topo;
+pub mod vm;

@@ -7,6 +7,7 @@ mod demo;
 mod lint;
 mod setup;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 

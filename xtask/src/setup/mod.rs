@@ -10,9 +10,12 @@ use anyhow::{Result, anyhow};
 use packages::Need;
 use toolchain::Toolchain;
 
-/// Everything: the programs the tests start, the BPF toolchain, its linker.
+use crate::vm;
+
+/// Everything: the programs the tests start, the BPF toolchain, its linker, the virtual machine's packages.
 pub fn run() -> Result<()> {
-    provide(packages::TESTS)
+    provide(packages::TESTS)?;
+    vm::provide()
 }
 
 /// Only what compiling needs.

@@ -35,6 +35,8 @@ pub const TESTS: &[Need] = &[
     need("iperf3", "iperf3", "bulk TCP and UDP traffic"),
     need("socat", "socat", "UDP and SCTP servers"),
     need("tcpdump", "tcpdump", "what was on the wire when a test fails"),
+    need("qemu-system-x86_64", "qemu-system-x86", "the virtual machine with Debian's kernel and IPVS"),
+    need("strip", "binutils", "programs small enough for the virtual machine's memory"),
     Need {
         service: Some("keepalived"),
         ..need("keepalived", "keepalived", "its own reading of keepalived.conf, to compare")

@@ -1,0 +1,27 @@
+#!/bin/busybox sh
+# The guest's first process: file systems, modules, the script, its results, power off.
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin:/busybox HOME=/root LC_ALL=C
+/bin/busybox mkdir -p /busybox
+/bin/busybox --install -s /busybox
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/shm
+mount -t tmpfs tmp /tmp
+mount -t tmpfs run /run
+mount -t bpf bpf /sys/fs/bpf
+[ -e /usr/bin/sh ] || ln -s busybox /usr/bin/sh
+ln -s /proc/self/fd /dev/fd
+while read -r module; do insmod "/modules/$module" || echo "init: no module $module"; done < /modules/order
+# Tunnel devices are made by whoever wants one.
+echo 2 > /proc/sys/net/core/fb_tunnels_only_for_init_net
+ip link set lo up
+cat /proc/uptime > /out/.uptime
+cd /tmp || exit
+timeout "$(cat /limit)" sh /script > /out/.stdout 2> /out/.stderr < /dev/null
+echo $? > /out/.status
+[ "$(cat /out/.status)" = 0 ] || tail -n 15 /out/.stdout /out/.stderr
+port=/dev/$(cd /sys/class/virtio-ports && for p in *; do [ "$(cat "$p/name")" = out ] && echo "$p"; done)
+tar -cf "$port" -C /out .
+sync
+poweroff -f
