@@ -36,6 +36,11 @@ impl Question {
     pub const fn persistent(&self) -> bool {
         self.service.flags & flags::PERSISTENT != 0
     }
+    /// Is each packet scheduled by itself? (`-o`, UDP only.)
+    #[inline(always)]
+    pub fn one_packet(&self, proto: Proto) -> bool {
+        self.service.flags & flags::OPS != 0 && proto == Proto::UDP
+    }
 }
 
 /// Finds the service and writes the question. Leads to [`pick`], or for a client with a template straight to
@@ -99,19 +104,34 @@ pub fn pick<T: Tables>(t: &T, question: &Question) -> Step {
     }
 }
 
-/// Makes the connection to dest `number`.
+/// Makes the connection to dest `number`, for a persistent service through the client's template and to its dest.
 #[inline(always)]
 pub fn open<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, question: &Question, number: u32) -> Step {
-    let made = if question.persistent() {
-        persist::open(t, work, question, number)
-    } else {
-        connect(t, work, number, false, Control::NONE)
-    };
-    match made.slot() {
+    let (mut number, mut control) = (number, Control::NONE);
+    if question.persistent() {
+        match persist::tie(t, work, question, number) {
+            Ok(tied) => (number, control) = tied,
+            Err(reason) => return Step(reason as u64),
+        }
+    }
+    // Under persistence the packet's own port is kept, but for a packet to the service's port.
+    let keep_port = question.persistent() && work.seen.dport != question.port;
+    if question.one_packet(work.seen.proto) {
+        t.count_conn(number);
+        return stray(t, work, number, keep_port);
+    }
+    match connect(t, work, number, keep_port, control).slot() {
         Ok(slot) => Step::request(slot),
         Err(reason) if reason == Reason::TableFull as u32 => without_entry(t, work, question, number),
         Err(reason) => Step(reason as u64),
     }
+}
+
+/// The packet goes to dest `number` and leaves no entry.
+#[inline(always)]
+fn stray<F: Ip, T: Tables>(t: &T, work: &Work<F>, number: u32, keep_port: bool) -> Step {
+    let Some(dest) = t.dest(number) else { return Reason::Internal.into() };
+    Step::stray(birth(t, &work.seen, number, dest, keep_port || dest.port().is_zero()).dest)
 }
 
 /// No room for the entry. A scheduler that decides by the packet alone will decide the same for the next one, so the
@@ -124,7 +144,7 @@ fn without_entry<F: Ip, T: Tables>(t: &T, work: &Work<F>, question: &Question, n
     if !hashed || dest.method() == Method::Nat as u8 {
         return Reason::TableFull.into();
     }
-    Step::stray(birth(t, &work.seen, number, dest, dest.port().is_zero()).dest)
+    stray(t, work, number, false)
 }
 
 /// Makes the entry of a connection. `keep_port`: the dest is addressed on the packet's own port. `control`: the template

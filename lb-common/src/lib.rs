@@ -15,7 +15,7 @@
 //! | [`account`] | a dest's connection counts |
 //! | [`tables`] | the trait over maps, clock, routes |
 //! | [`reason`] | every outcome by name |
-//! | [`addr`], [`flow`], [`checksum`], [`siphash`] | the small change |
+//! | [`addr`], [`flow`], [`checksum`], [`crc32c`], [`siphash`] | the small change |
 //! | [`cell`] | shared words and their atomics: the only unsafe code but for byte casts |
 //! | [`host`] | the engine over ordinary memory, for tests and for `lb-user explain` |
 
@@ -35,6 +35,7 @@ pub mod admit;
 pub mod cell;
 pub mod checksum;
 pub mod conn;
+pub mod crc32c;
 pub mod dest;
 pub mod flow;
 pub mod forward;

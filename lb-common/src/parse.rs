@@ -150,7 +150,7 @@ pub fn extensions<F: Ip, P: Packet>(p: &P, seen: &mut Seen<F>) -> Result<(), Rea
     Err(Reason::Malformed)
 }
 
-/// Ports and event of TCP and UDP.
+/// Ports and event of TCP, UDP and SCTP.
 #[inline(always)]
 pub fn transport<F: Ip, P: Packet>(p: &P, seen: &mut Seen<F>) -> Result<(), Reason> {
     let room = (seen.l3 + seen.len).saturating_sub(seen.l4);
@@ -174,8 +174,32 @@ pub fn transport<F: Ip, P: Packet>(p: &P, seen: &mut Seen<F>) -> Result<(), Reas
             seen.opens = true;
             Ok(())
         }
+        Proto::SCTP => sctp(p, seen, room),
         _ => Err(Reason::OtherProtocol),
     }
+}
+
+/// Ports of SCTP, and the event of its first chunk. Only an INIT may start an association.
+#[inline(always)]
+fn sctp<F: Ip, P: Packet>(p: &P, seen: &mut Seen<F>, room: u32) -> Result<(), Reason> {
+    const HEADER: u32 = 12;
+    const CHUNK: u32 = 4;
+    if room < HEADER + CHUNK {
+        return Err(Reason::Truncated);
+    }
+    let header: &Ports = p.at(seen.l4).ok_or(Reason::Truncated)?;
+    seen.set_ports(header);
+    let chunk: &[u8; 4] = p.at(seen.l4 + HEADER).ok_or(Reason::Truncated)?;
+    let (first, length) = (chunk[0], u16::from_be_bytes([chunk[2], chunk[3]]) as u32);
+    let next = HEADER + ((length + 3) & !3);
+    let second = if state::sctp::may_hide_abort(first) && next + CHUNK <= room {
+        p.at::<[u8; 2]>(seen.l4 + next).map(|chunk| chunk[0])
+    } else {
+        None
+    };
+    seen.event = state::sctp::event(first, second);
+    seen.opens = first == state::sctp::chunk::INIT;
+    Ok(())
 }
 
 impl<F: Ip> Seen<F> {

@@ -5,7 +5,7 @@
 //! them. Overload and weight 0 do not stop it (IPVS: only expire_quiescent_template makes weight 0 do so).
 
 use crate::addr::Port;
-use crate::admit::{Question, connect};
+use crate::admit::Question;
 use crate::conn::{Entry, bound, ctl, tag};
 use crate::flow::Flow;
 use crate::ip::{Address, Ip};
@@ -55,28 +55,28 @@ fn usable<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>) -> bool {
     dest.available() && !quiescent
 }
 
-/// Makes a connection to dest `number` through the client's template, the template first if there is none.
+/// The template a new connection depends on, made first if there is none, and its dest; or the number of the reason why
+/// there is none. Its time starts again.
 #[inline(always)]
-pub fn open<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, question: &Question, number: u32) -> Inserted {
+pub fn tie<F: Ip, T: Tables>(
+    t: &T,
+    work: &mut Work<F>,
+    question: &Question,
+    number: u32,
+) -> Result<(u32, Control), u32> {
     if work.template == NO_TEMPLATE {
-        let made = create(t, &work.seen, question, number);
-        match made.slot() {
-            Ok(slot) => work.template = slot,
-            Err(_) => return made,
-        }
+        work.template = create(t, &work.seen, question, number).slot()?;
     }
     let wanted = wanted(&work.seen, question);
     // Found or made a moment ago; another CPU may have had to take its place since.
     let Some(template) = table::hit_at::<F, T>(t, work.template)
         .filter(|hit| hit.entry.matches(&wanted.flow, wanted.tag) && hit.current())
     else {
-        return Inserted(Reason::BucketBusy as u64);
+        return Err(Reason::BucketBusy as u32);
     };
     let control = Control { template: template.slot, identity: template.ctl & ctl::IDENTITY };
-    // The packet's own port, but for a packet to the service's port and a dest with one of its own.
-    let conn = connect(t, work, template.dest(), work.seen.dport != question.port, control);
     table::renew_template(t, &template, work.seen.now);
-    conn
+    Ok((template.dest(), control))
 }
 
 #[inline(always)]

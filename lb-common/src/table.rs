@@ -466,7 +466,9 @@ fn claim<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, base: u32, new: &Insertion
 #[inline(always)]
 fn tied<F: Ip, T: Tables>(t: &T, slot: u32, ctl_word: u32, new: &Insertion<F>) -> u32 {
     let word = new.birth.dest;
-    if word & bound::CONTROLLED == 0 || depend::<F, T>(t, control_key(slot, ctl_word & ctl::IDENTITY), &new.control) {
+    if word & bound::CONTROLLED == 0
+        || depend::<F, T>(t, control_key(slot, ctl_word & ctl::IDENTITY), &new.control)
+    {
         return word;
     }
     word & !bound::CONTROLLED
@@ -550,8 +552,7 @@ fn take_dependant(life: &Life) {
 #[inline(always)]
 pub fn assure_template<F: Ip, T: Tables>(t: &T, conn: &Hit<'_, F>) {
     let Some(control) = t.control_get(control_key(conn.slot, conn.ctl & ctl::IDENTITY)) else { return };
-    if let Some(entry) = entry_at::<F, T>(t, control.template)
-    {
+    if let Some(entry) = entry_at::<F, T>(t, control.template) {
         let word = entry.life().ctl.load_acquire();
         if word & ctl::IDENTITY == control.identity && word & ctl::STATE == 0 {
             entry.life().ctl.compare_exchange(word, word | 1);

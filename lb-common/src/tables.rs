@@ -181,12 +181,7 @@ pub trait Tables {
     fn route(&self, query: &RouteQuery, into: &SharedHop) -> Result<(), Reason>;
     /// The way to a client, remembered for about a second. `from`: on behalf of which address; `ingress`: as in
     /// [`RouteQuery`].
-    fn route_to_client<F: Ip>(
-        &self,
-        to: &F::Addr,
-        from: &F::Addr,
-        ingress: u32,
-    ) -> Result<Hop, Reason>;
+    fn route_to_client<F: Ip>(&self, to: &F::Addr, from: &F::Addr, ingress: u32) -> Result<Hop, Reason>;
 
     /// [`admit::lookup`]. This and the next three are functions of their own in the kernel program, each verified once.
     fn lookup<F: Ip>(&self, work: &mut Work<F>, question: &mut Question) -> Step

@@ -216,12 +216,7 @@ impl Tables for Kernel {
         }
     }
     #[inline(always)]
-    fn route_to_client<F: Ip>(
-        &self,
-        to: &F::Addr,
-        from: &F::Addr,
-        ingress: u32,
-    ) -> Result<Hop, Reason> {
+    fn route_to_client<F: Ip>(&self, to: &F::Addr, from: &F::Addr, ingress: u32) -> Result<Hop, Reason> {
         let slot = to.mixed().wrapping_mul(0x9E37_79B1) >> (32 - CLIENT_HOP_SLOTS.trailing_zeros());
         let Some(place) = CLIENT_HOPS.get_ptr_mut(slot) else { return Err(Reason::Internal) };
         // SAFETY: this CPU's own copy.
@@ -449,13 +444,7 @@ fn learn<F: Ip>(
     from: &F::Addr,
     ingress: u32,
 ) -> Result<(), Reason> {
-    let query = RouteQuery {
-        to: to.wide(),
-        from: from.wide(),
-        ingress,
-        family: F::FAMILY,
-        source: false,
-    };
+    let query = RouteQuery { to: to.wide(), from: from.wide(), ingress, family: F::FAMILY, source: false };
     known.to = query.to;
     known.family = query.family as u32;
     known.hop.asked.store(kernel.now());

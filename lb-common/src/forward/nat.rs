@@ -2,6 +2,7 @@
 
 use crate::addr::{Port, Proto};
 use crate::checksum;
+use crate::crc32c;
 use crate::ip::{Address, Ip};
 use crate::packet::Packet;
 use crate::parse::{Fragment, Seen};
@@ -43,6 +44,7 @@ pub fn rewrite<F: Ip, P: Packet>(
     match n.proto {
         Proto::TCP => tcp(p, n.l4, side, port, diff),
         Proto::UDP => udp(p, n, side, port, diff),
+        Proto::SCTP => sctp(p, n, side, old_port, port),
         _ => Err(Reason::OtherProtocol),
     }
 }
@@ -69,6 +71,26 @@ fn udp<F: Ip, P: Packet>(p: &mut P, n: &Seen<F>, side: Side, port: Port, diff: u
     };
     let udp: &mut UdpHdr = p.at_mut(n.l4).ok_or(Reason::Truncated)?;
     udp.check = check.to_ne_bytes();
+    Ok(())
+}
+
+/// SCTP's sum covers the ports but no addresses: with the port unchanged there is nothing to do.
+#[inline(always)]
+fn sctp<F: Ip, P: Packet>(p: &mut P, n: &Seen<F>, side: Side, old: Port, port: Port) -> Result<(), Reason> {
+    if old == port {
+        return Ok(());
+    }
+    let ports: &mut [u8; 12] = p.at_mut(n.l4).ok_or(Reason::Truncated)?;
+    let at = if side == Side::Source { 0 } else { 2 };
+    let before = u32::from_le_bytes([ports[0], ports[1], ports[2], ports[3]]);
+    let [high, low] = port.wire().to_ne_bytes();
+    ports[at] = high;
+    ports[at + 1] = low;
+    let after = u32::from_le_bytes([ports[0], ports[1], ports[2], ports[3]]);
+    let len = (n.l3 + n.len).saturating_sub(n.l4);
+    let change = crc32c::lb_crc32c_change(before ^ after, len);
+    let check: &mut [u8; 4] = p.at_mut(n.l4 + 8).ok_or(Reason::Truncated)?;
+    *check = (u32::from_le_bytes(*check) ^ change).to_le_bytes();
     Ok(())
 }
 

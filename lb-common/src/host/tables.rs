@@ -372,12 +372,7 @@ impl Tables for HostTables {
         into.write(&self.route_of(query)?);
         Ok(())
     }
-    fn route_to_client<F: Ip>(
-        &self,
-        to: &F::Addr,
-        from: &F::Addr,
-        ingress: u32,
-    ) -> Result<Hop, Reason> {
+    fn route_to_client<F: Ip>(&self, to: &F::Addr, from: &F::Addr, ingress: u32) -> Result<Hop, Reason> {
         let (to, from, family) = (to.wide(), from.wide(), F::FAMILY);
         self.route_of(&RouteQuery { to, from, ingress, family, source: false })
     }
