@@ -8,6 +8,7 @@ use crate::conn::{bound, ctl, packets};
 use crate::dest::{Dest, Method};
 use crate::forward::icmp;
 use crate::ip::{Address, Ip};
+use crate::mark;
 use crate::parse::Seen;
 use crate::persist;
 use crate::pipeline::{Step, Work};
@@ -17,6 +18,7 @@ use crate::service::{SchedState, Service, ServiceKey, flags};
 use crate::state;
 use crate::table::{Birth, Inserted, Insertion};
 use crate::tables::{Control, Tables};
+use crate::wire::tcp_flags;
 
 /// What a scheduler is asked: for which service, about which packet. Kept between the stages.
 #[repr(C, align(8))]
@@ -26,6 +28,8 @@ pub struct Question {
     pub service: Service,
     /// The packet.
     pub ask: Ask,
+    /// The mark the service was found by; 0 for address services.
+    pub mark: u32,
     /// The port of the key the service was found by: 0 for one that takes all ports.
     pub port: Port,
 }
@@ -50,12 +54,15 @@ pub fn lookup<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, question: &mut Questi
     let seen = &work.seen;
     let Some(port) = service(t, seen, question) else { return Reason::NoService.into() };
     // Source port 20 is a server's FTP data connection to a client; IPVS never balances it.
-    if !seen.opens || seen.proto == Proto::TCP && seen.sport == Port::new(20) {
+    if !opens(t, seen) || seen.proto == Proto::TCP && seen.sport == Port::new(20) {
         return Reason::NoConnection.into();
     }
     // A non-persistent service serves its own port only; a packet to another one came by the FTP rule.
-    if !question.persistent() && port != seen.dport {
+    if !question.persistent() && question.mark == 0 && port != seen.dport {
         return Reason::NoConnection.into();
+    }
+    if to_drop(t) {
+        return Reason::Limited.into();
     }
     question.port = port;
     question.ask = Ask {
@@ -66,12 +73,54 @@ pub fn lookup<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, question: &mut Questi
     if question.persistent() { persist::lookup(t, work, question) } else { Step::pick() }
 }
 
-/// The service a packet is for, in IPVS's order: exact, the FTP rule, port 0. Returns the port of its key.
+/// May the packet start a connection? The sloppy_* sysctls let any packet do so but a reset.
+#[inline(always)]
+fn opens<F: Ip, T: Tables>(t: &T, seen: &Seen<F>) -> bool {
+    let settings = t.settings();
+    seen.opens
+        || match seen.proto {
+            Proto::TCP => settings.sloppy_tcp.load() != 0 && seen.event != state::tcp::event(tcp_flags::RST),
+            Proto::SCTP => {
+                settings.sloppy_sctp.load() != 0
+                    && seen.event != state::sctp::event(state::sctp::chunk::ABORT, None)
+            }
+            _ => false,
+        }
+}
+
+/// The drop_packet defence: of the packets that would start a connection every n-th is dropped.
+#[inline(always)]
+fn to_drop<T: Tables>(t: &T) -> bool {
+    let settings = t.settings();
+    let rate = settings.drop_rate.load();
+    if rate == 0 {
+        return false;
+    }
+    let left = settings.drop_counter.load() as i32;
+    let drops = left <= 1;
+    // Another CPU counting at the same moment may be lost: the rate is meant, not the single packet.
+    settings.drop_counter.store(if drops { rate } else { (left - 1) as u32 });
+    drops
+}
+
+/// The service a packet is for, in IPVS's order: mark, exact, the FTP rule, port 0. Returns the port of its key.
 #[inline(always)]
 fn service<F: Ip, T: Tables>(t: &T, seen: &Seen<F>, question: &mut Question) -> Option<Port> {
     const FTP: Port = Port::new(21);
     const FTP_DATA: u16 = 20;
     let settings = t.settings();
+    // A service by mark beats those by address.
+    question.mark = 0;
+    if settings.marks.load() != 0 {
+        let mark = mark::of(t, seen);
+        if mark != 0
+            && let Some(service) = t.service(&ServiceKey::mark(F::FAMILY, mark))
+        {
+            question.service = *service;
+            question.mark = mark;
+            return Some(Port::ZERO);
+        }
+    }
     let mut key = ServiceKey::addr(F::FAMILY, seen.proto, seen.dst.wide(), seen.dport);
     if let Some(service) = t.service(&key) {
         question.service = *service;

@@ -23,6 +23,8 @@ pub trait Address: Copy + PartialEq + Eq + Debug + Default {
     fn mixed(&self) -> u32;
     /// The part a persistence mask keeps: IPv4 mask in wire order, IPv6 prefix length.
     fn masked(&self, netmask: u32) -> Self;
+    /// A mark written as an address, as templates of mark services have it: 1 is 0.0.0.1, or 0:1:: (its four bytes first).
+    fn from_mark(mark: u32) -> Self;
     /// What a checksum changes by when `self` becomes `new`.
     fn diff(&self, new: &Self, sum: u32) -> u32;
     /// The sum of the words, for a pseudo header.
@@ -56,6 +58,10 @@ impl Address for A4 {
         Self(self.0 & netmask)
     }
     #[inline(always)]
+    fn from_mark(mark: u32) -> Self {
+        Self(mark.to_be())
+    }
+    #[inline(always)]
     fn diff(&self, new: &Self, sum: u32) -> u32 {
         checksum::diff32(sum, self.0, new.0)
     }
@@ -85,6 +91,10 @@ impl Address for A6 {
             if bits >= 32 { w } else { w & (!(u32::MAX.checked_shr(bits).unwrap_or(0))).to_be() }
         };
         Self([word(self.0[0], 0), word(self.0[1], 32), word(self.0[2], 64), word(self.0[3], 96)])
+    }
+    #[inline(always)]
+    fn from_mark(mark: u32) -> Self {
+        Self([mark.to_be(), 0, 0, 0])
     }
     #[inline(always)]
     fn diff(&self, new: &Self, sum: u32) -> u32 {

@@ -9,6 +9,7 @@
 //! | [`table`], [`conn`] | the connection table: its protocol, its layout |
 //! | [`forward`] | header edits: direct routing, NAT, tunnels, ICMP errors, link layer |
 //! | [`related`] | ICMP errors about connections |
+//! | [`mark`] | rules that mark packets, for services by mark |
 //! | [`sched`] | which dest gets a new connection, one file per scheduler |
 //! | [`state`] | (state, direction, event) → state, and timeouts |
 //! | [`service`], [`dest`], [`settings`] | map values the control side writes |
@@ -42,6 +43,7 @@ pub mod forward;
 #[cfg(any(test, feature = "host"))]
 pub mod host;
 pub mod ip;
+pub mod mark;
 pub mod packet;
 pub mod parse;
 pub mod persist;

@@ -4,7 +4,7 @@
 //! (or 0 where the service takes several). Connections made through it are its dependants; it does not go before
 //! them. Overload and weight 0 do not stop it (IPVS: only expire_quiescent_template makes weight 0 do so).
 
-use crate::addr::Port;
+use crate::addr::{Port, Proto};
 use crate::admit::Question;
 use crate::conn::{Entry, bound, ctl, tag};
 use crate::flow::Flow;
@@ -37,14 +37,17 @@ pub fn lookup<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, question: &Question) 
 #[inline(always)]
 fn wanted<F: Ip>(seen: &Seen<F>, question: &Question) -> Wanted<F> {
     const FTP: Port = Port::new(21);
+    // A mark's template stands for all protocols, addresses and ports: no protocol, the mark as address.
+    let by_mark = question.mark != 0;
+    let proto = if by_mark { Proto::IP } else { seen.proto };
     let flow = Flow {
         client: seen.src.masked(question.service.netmask),
-        vaddr: seen.dst,
+        vaddr: if by_mark { F::Addr::from_mark(question.mark) } else { seen.dst },
         cport: Port::ZERO,
         vport: if question.port == FTP { Port::ZERO } else { question.port },
-        proto: seen.proto,
+        proto,
     };
-    Wanted { flow, tag: seen.proto.0 as u32 | tag::TEMPLATE, now: seen.now }
+    Wanted { flow, tag: proto.0 as u32 | tag::TEMPLATE, now: seen.now }
 }
 
 /// May the template's dest still be used?

@@ -53,8 +53,12 @@ pub struct Settings {
     pub cache_bypass: Cell32,
     /// Version of the map layout that wrote this.
     pub layout: Cell32,
+    /// Mark rules in force: see [`crate::mark::word`].
+    pub mark_rules: Cell32,
+    /// New connections until drop_packet drops the next; the packet path's own.
+    pub drop_counter: Cell32,
     /// Zero.
-    pub spare: [Cell32; 54],
+    pub spare: [Cell32; 52],
 }
 
 const _: () = assert!(core::mem::size_of::<Settings>() == 512);
@@ -90,7 +94,9 @@ impl Settings {
             schedule_icmp: Cell32::new(0),
             cache_bypass: Cell32::new(0),
             layout: Cell32::new(0),
-            spare: [const { Cell32::new(0) }; 54],
+            mark_rules: Cell32::new(0),
+            drop_counter: Cell32::new(0),
+            spare: [const { Cell32::new(0) }; 52],
         }
     }
 }

@@ -21,7 +21,7 @@ use core::ops::ControlFlow;
 use crate::account;
 use crate::addr::{Port, Proto};
 use crate::cell::Cell32;
-use crate::conn::{Entry, Life, Ways, bound, ctl, half_open, tag};
+use crate::conn::{Entry, Life, Ways, bound, ctl, half_open, packets, tag};
 use crate::dest::Method;
 use crate::flow::Flow;
 use crate::ip::{Address, Ip};
@@ -690,9 +690,14 @@ fn linger<T: Tables>(t: &T, tag_cell: &Cell32, life: &Life, now: u32) {
     let (tag_bits, _) = template_bits(TEMPLATE_LINGER);
     let word = tag_cell.load();
     let low = (1 << tag::TIMEOUT_SHIFT) - 1;
-    tag_cell.compare_exchange(word, word & low | tag_bits);
+    // What stands here may have made way to a connection, whose words are none of ours.
+    if word & tag::TEMPLATE == 0 || !tag_cell.compare_exchange(word, word & low | tag_bits) {
+        return;
+    }
     let packets = life.packets.load();
-    life.packets.compare_exchange(packets, packets & DEPENDANTS);
+    if packets & packets::NONE == 0 {
+        life.packets.compare_exchange(packets, packets & DEPENDANTS);
+    }
     life.last.store(now.wrapping_add(t.settings().ticks(TEMPLATE_LINGER)));
 }
 

@@ -10,6 +10,7 @@ use crate::admit::{self, Question};
 use crate::cell::Cell32;
 use crate::dest::{Dest, Hop, SharedHop};
 use crate::ip::Ip;
+use crate::mark::MarkRule;
 use crate::pipeline::{Step, Work};
 use crate::reason::Reason;
 use crate::service::{SchedState, Service, ServiceKey};
@@ -145,6 +146,8 @@ pub trait Tables {
     fn known(&self, bit: u32) -> bool;
     /// The service with this key.
     fn service(&self, key: &ServiceKey) -> Option<&Service>;
+    /// A mark rule.
+    fn mark_rule(&self, at: u32) -> Option<&MarkRule>;
     /// A service's scheduler memory.
     fn sched(&self, service: u32) -> Option<&SchedState>;
     /// A word of the lists: dest numbers, scheduler tables.

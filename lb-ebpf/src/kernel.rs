@@ -13,6 +13,7 @@ use lb_common::admit::{self, Question};
 use lb_common::conn::{Bucket4, Bucket6};
 use lb_common::dest::{Dest, Hop, SharedHop};
 use lb_common::ip::{Address, Ip, V4, V6};
+use lb_common::mark::MarkRule;
 use lb_common::pipeline::{Step, Work, Workspace};
 use lb_common::reason::Reason;
 use lb_common::service::{SchedState, Service, ServiceKey};
@@ -22,7 +23,7 @@ use lb_common::table::{self, Inserted, Insertion};
 use lb_common::tables::{Control, Counters, Direction, FragKey, RouteQuery, Tables};
 
 use crate::maps::{
-    CLIENT_HOP_SLOTS, CLIENT_HOPS, CONNS4, CONNS6, CONTROLS, DESTS, EGRESS, FILTER, FRAGMENTS, LISTS,
+    CLIENT_HOP_SLOTS, CLIENT_HOPS, CONNS4, CONNS6, CONTROLS, DESTS, EGRESS, FILTER, FRAGMENTS, LISTS, MARKS,
     OVERFLOW4, OVERFLOW6, SCHED, SCRATCH, SERVICES, SETTINGS, STATS, VLANS,
 };
 
@@ -101,6 +102,10 @@ impl Tables for Kernel {
     fn service(&self, key: &ServiceKey) -> Option<&Service> {
         // SAFETY: services are replaced, not edited.
         unsafe { SERVICES.get(key) }
+    }
+    #[inline(always)]
+    fn mark_rule(&self, at: u32) -> Option<&MarkRule> {
+        MARKS.get(at)
     }
     #[inline(always)]
     fn sched(&self, service: u32) -> Option<&SchedState> {

@@ -6,6 +6,7 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray};
 use lb_common::conn::{Bucket4, Bucket6};
 use lb_common::dest::Dest;
+use lb_common::mark::{self, MarkRule};
 use lb_common::reason;
 use lb_common::service::{SchedState, Service, ServiceKey};
 use lb_common::settings::Settings;
@@ -28,6 +29,9 @@ pub static FILTER: Array<[u8; 1 << (FILTER_BITS - 3)]> = Array::with_max_entries
 /// Services by key.
 #[map(name = "services")]
 pub static SERVICES: HashMap<ServiceKey, Service> = HashMap::with_max_entries(16384, NO_PREALLOC);
+/// Mark rules, two halves of which one is in force.
+#[map(name = "marks")]
+pub static MARKS: Array<MarkRule> = Array::with_max_entries(2 * mark::MOST, MMAPABLE);
 /// What schedulers remember, by service number.
 #[map(name = "sched")]
 pub static SCHED: Array<SchedState> = Array::with_max_entries(16384, MMAPABLE);

@@ -70,17 +70,18 @@ fn to_server<F: Ip, P: Packet, T: Tables>(
 /// another CPU since: then the packet is not for what stands there now.
 #[inline(always)]
 fn count_packet<F: Ip, T: Tables>(t: &T, seen: &Seen<F>, slot: u32) -> Result<u32, Reason> {
-    let conn = table::entry_at::<F, T>(t, slot).ok_or(Reason::Internal)?;
-    if !conn.matches(&seen.flow(), seen.proto.0 as u32) {
+    let conn = table::hit_at::<F, T>(t, slot).ok_or(Reason::BucketBusy)?;
+    if !conn.entry.matches(&seen.flow(), seen.proto.0 as u32) || !conn.current() {
         return Err(Reason::BucketBusy);
     }
-    let life = conn.life();
-    let packets = life.packets.load();
-    // By exchange, because the entry may still make way, to a template that counts its dependants here.
-    if packets < packets::ENOUGH {
-        life.packets.compare_exchange(packets, packets.wrapping_add(1));
+    let cell = &conn.life().packets;
+    let packets = cell.load();
+    // By exchange and only from a connection's count: the entry may still make way, to a template that counts its
+    // dependants here.
+    if packets & packets::NONE != 0 && packets < packets::ENOUGH {
+        cell.compare_exchange(packets, packets.wrapping_add(1));
     }
-    Ok(life.dest.load())
+    Ok(conn.dest)
 }
 
 /// A translated server's packet goes to its connection's client.
@@ -96,11 +97,11 @@ fn to_client<F: Ip, P: Packet, T: Tables>(
     seen: &Seen<F>,
     slot: u32,
 ) -> Result<Step, Reason> {
-    let conn = table::entry_at::<F, T>(t, slot).ok_or(Reason::Internal)?;
-    if !conn.is_client(&seen.dst, seen.dport, seen.proto) {
+    let conn = table::hit_at::<F, T>(t, slot).ok_or(Reason::BucketBusy)?;
+    let (vaddr, vport) = (conn.entry.vaddr(), conn.entry.vport());
+    if !conn.entry.is_client(&seen.dst, seen.dport, seen.proto) || !conn.current() {
         return Err(Reason::BucketBusy);
     }
-    let (vaddr, vport) = (conn.vaddr(), conn.vport());
     let hop = t.route_to_client::<F>(&seen.dst, &vaddr, p.ingress())?;
     if !decrement::<F, P>(p, seen)? {
         return Err(Reason::TtlPassed);

@@ -232,17 +232,15 @@ impl Rules {
 }
 
 fn dest<M: Memory>(m: &M, number: u32) -> &Dest {
-    match m.dest(number) {
-        Some(dest) => dest,
-        None => panic!("no dest slot {number}: the memory is too small for these rules"),
-    }
+    let Some(dest) = m.dest(number) else {
+        unreachable!("no dest slot {number}: the memory is too small for these rules");
+    };
+    dest
 }
 
 fn word_of(word: Option<&Cell32>) -> &Cell32 {
-    match word {
-        Some(word) => word,
-        None => panic!("the lists are too small for these rules"),
-    }
+    let Some(word) = word else { unreachable!("the lists are too small for these rules") };
+    word
 }
 
 fn mark_deleted<M: Memory>(m: &M, number: u32) {

@@ -13,6 +13,7 @@ use crate::cell::{Cell32, Cell64};
 use crate::conn::{Bucket4, Bucket6};
 use crate::dest::{Dest, Hop, SharedHop};
 use crate::ip::{Address, Ip};
+use crate::mark::{self, MarkRule};
 use crate::reason::{self, Reason};
 use crate::service::{SchedState, Service, ServiceKey};
 use crate::settings::Settings;
@@ -129,6 +130,7 @@ pub struct HostTables {
     filter: Box<[Cell32]>,
     services: Services,
     sched: Box<[SchedState]>,
+    marks: Vec<MarkRule>,
     lists: Box<[Cell32]>,
     dests: Box<[Dest]>,
     stats: Box<[SharedCounters]>,
@@ -171,6 +173,7 @@ impl HostTables {
                 used: Cell32::new(0),
             },
             sched: many(sizes.services),
+            marks: Vec::new(),
             lists: many(sizes.lists),
             dests: many(sizes.dests),
             stats: many(sizes.dests),
@@ -256,6 +259,12 @@ impl HostTables {
         lock(&self.controls).len()
     }
 
+    /// Puts mark rules in force.
+    pub fn set_marks(&mut self, rules: &[MarkRule]) {
+        self.marks = rules.to_vec();
+        self.settings.mark_rules.store(mark::word(0, rules.len() as u32));
+    }
+
     fn route_of(&self, query: &RouteQuery) -> Result<Hop, Reason> {
         let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
         let found = routes.iter().rev().find(|route| route.leads_to(query));
@@ -303,6 +312,9 @@ impl Tables for HostTables {
     fn service(&self, key: &ServiceKey) -> Option<&Service> {
         let at = *self.services.by_key.read().unwrap_or_else(PoisonError::into_inner).get(key)?;
         self.services.values.get(at)?.get()
+    }
+    fn mark_rule(&self, at: u32) -> Option<&MarkRule> {
+        self.marks.get(at as usize)
     }
     fn sched(&self, service: u32) -> Option<&SchedState> {
         self.sched.get(service as usize)
