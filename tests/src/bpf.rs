@@ -7,7 +7,7 @@ use std::ffi::CString;
 use std::fmt::Write as _;
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{fs, io, ptr, slice, thread};
 
@@ -155,6 +155,8 @@ impl Drop for Mapped {
     }
 }
 
+type Services = HashMap<MapData, Plain<ServiceKey>, Plain<Service>>;
+
 /// The maps of a loaded program.
 pub struct Maps {
     settings: Mapped,
@@ -164,7 +166,7 @@ pub struct Maps {
     dests: Mapped,
     conns4: Mapped,
     conns6: Mapped,
-    services: Mutex<HashMap<MapData, Plain<ServiceKey>, Plain<Service>>>,
+    services: Mutex<Services>,
     others: BTreeMap<&'static str, MapData>,
 }
 
@@ -193,6 +195,10 @@ impl Maps {
         Ok(Self { others, ..maps })
     }
 
+    fn services(&self) -> MutexGuard<'_, Services> {
+        self.services.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn other(&self, name: &str) -> Result<&MapData> {
         self.others.get(name).with_context(|| format!("no map {name}"))
     }
@@ -217,11 +223,15 @@ impl Maps {
         self.conns6.all::<Bucket6>().iter().for_each(|b| live.extend(crate::host::live_in::<V6>(b)));
         for words in self.second::<Bucket4>("overflow4")? {
             // SAFETY: a bucket is 256 bytes of cells, which any words are.
-            live.extend(crate::host::live_in::<V4>(&unsafe { std::mem::transmute::<_, Bucket4>(words) }));
+            live.extend(crate::host::live_in::<V4>(&unsafe {
+                std::mem::transmute::<[u64; 32], Bucket4>(words)
+            }));
         }
         for words in self.second::<Bucket6>("overflow6")? {
             // SAFETY: as above.
-            live.extend(crate::host::live_in::<V6>(&unsafe { std::mem::transmute::<_, Bucket6>(words) }));
+            live.extend(crate::host::live_in::<V6>(&unsafe {
+                std::mem::transmute::<[u64; 32], Bucket6>(words)
+            }));
         }
         Ok(live)
     }
@@ -257,12 +267,12 @@ impl Memory for Maps {
         self.dests.all().get(dest as usize)
     }
     fn put_service(&self, key: &ServiceKey, service: Option<&Service>) {
-        let mut services = self.services.lock().expect("no thread has panicked with it");
+        let mut services = self.services();
         let done = match service {
             Some(service) => services.insert(Plain(*key), Plain(*service), 0),
             None => services.remove(&Plain(*key)),
         };
-        done.expect("the services map takes it");
+        assert!(done.is_ok(), "the services map does not take it: {done:?}");
     }
 }
 
@@ -371,7 +381,7 @@ impl Engine for Program {
         for map in [&maps.filter, &maps.sched, &maps.dests, &maps.conns4, &maps.conns6, &maps.settings] {
             map.clear();
         }
-        let mut services = maps.services.lock().expect("no thread has panicked with it");
+        let mut services = maps.services();
         for key in services.keys().collect::<Result<Vec<_>, _>>()? {
             services.remove(&key)?;
         }

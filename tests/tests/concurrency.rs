@@ -20,17 +20,17 @@ use lb_tests::packets::{Packet, tcp};
 
 lb_tests::tests!(threads_over_memory, threads_over_memory_with_templates, cpus_over_maps);
 
-/// Dests by number.
-const HOSTS: [u8; 4] = [11, 12, 13, 21];
+/// Hosts of TCP's dests and of UDP's.
+const HOSTS: [[u8; 2]; 2] = [[11, 12], [13, 21]];
 const THREADS: u64 = 4;
 
 fn rules(persistent: bool) -> Vec<(NewService, Vec<NewDest>)> {
     let mut all = Vec::new();
     for family in FAMILIES {
-        for proto in [Proto::TCP, Proto::UDP] {
+        for (proto, hosts) in [Proto::TCP, Proto::UDP].into_iter().zip(HOSTS) {
             let new = service(family, proto, 80, Scheduler::Rr);
             let new = if persistent { new.persistent(2) } else { new };
-            all.push((new, HOSTS.map(|host| dest(Nic::Back, family, host, 80, Method::Route)).to_vec()));
+            all.push((new, hosts.map(|host| dest(Nic::Back, family, host, 80, Method::Route)).to_vec()));
         }
     }
     all
@@ -48,8 +48,8 @@ impl Dice {
     }
 }
 
-/// A packet of one of `flows` flows: mostly of those that open or close something.
-fn packet(dice: &mut Dice, flows: u64) -> Vec<u8> {
+/// A packet of one of `flows` flows, and the hosts it may be sent to.
+fn packet(dice: &mut Dice, flows: u64) -> ([u8; 2], Vec<u8>) {
     let flow = dice.throw(flows);
     let family = FAMILIES[(flow & 1) as usize];
     let from = (client(family, 1 + (flow >> 2) as u8 % 20), 1000 + (flow >> 1) as u16);
@@ -60,7 +60,7 @@ fn packet(dice: &mut Dice, flows: u64) -> Vec<u8> {
         0 => Packet::tcp(from, to, flags, b""),
         _ => Packet::udp(from, to, b""),
     };
-    from_client(packet).bytes()
+    (HOSTS[(flow >> 1 & 1) as usize], from_client(packet).bytes())
 }
 
 /// What has to hold whenever nobody is at work.
@@ -69,9 +69,9 @@ fn consistent<M: Memory>(memory: &M, live: &[Live], dests: u32) -> Result<()> {
     for entry in live {
         let key = (entry.client, entry.virtual_end, entry.proto, entry.template);
         ensure!(seen.insert(key, entry).is_none(), "twice in the table: {entry:?}");
-        // Dests are numbered by service: four each, in the order of the rules.
+        // Dests are numbered by service: two each, in the order of the rules.
         let v6 = entry.client.0.is_ipv6();
-        let of = entry.dest / 4;
+        let of = entry.dest / 2;
         let wanted = u32::from(v6) * 2 + u32::from(entry.proto == 17);
         ensure!(of == wanted, "bound to a dest of another service: {entry:?}");
     }
@@ -96,13 +96,17 @@ fn consistent<M: Memory>(memory: &M, live: &[Live], dests: u32) -> Result<()> {
 fn hammer(tables: &HostTables, seed: u64, packets: u64, flows: u64) -> Result<u64> {
     let mut dice = Dice(seed);
     for _ in 0..packets {
-        let bytes = packet(&mut dice, flows);
+        let (hosts, bytes) = packet(&mut dice, flows);
         let mut frame = SliceFrame::new(&bytes, number(Nic::Front));
         let verdict = host::run(tables, &mut frame);
         let reason = verdict.reason().context("a reason")?;
         match verdict.action() {
             Action::Redirect(_) => {
-                ensure!(HOSTS.contains(&frame.bytes()[5]), "sent to nobody: {:?}", frame.bytes());
+                ensure!(
+                    hosts.contains(&frame.bytes()[5]),
+                    "sent to another service's dest: {:?}",
+                    frame.bytes()
+                );
             }
             Action::Pass | Action::Drop => {
                 let fine = [Reason::NoConnection, Reason::TableFull, Reason::BucketBusy, Reason::Internal];
@@ -141,7 +145,7 @@ fn over_memory(persistent: bool, buckets: u32) -> Result<()> {
         })?;
         host::sweep(&tables);
         ensure!(tables.packets() - before == sent, "{sent} packets, {} counted", tables.packets() - before);
-        consistent(&tables, &live_of(&tables), 16)
+        consistent(&tables, &live_of(&tables), 8)
             .with_context(|| format!("round {round}, {buckets} buckets"))?;
     }
     // When all time is over, nothing is left, and nothing is counted.
@@ -151,7 +155,7 @@ fn over_memory(persistent: bool, buckets: u32) -> Result<()> {
     }
     ensure!(live_of(&tables).is_empty(), "left: {:?}", live_of(&tables));
     ensure!(tables.controls() == 0, "{} notes of templates are left", tables.controls());
-    consistent(&tables, &[], 16)
+    consistent(&tables, &[], 8)
 }
 
 fn threads_over_memory() -> Result<()> {
@@ -173,11 +177,11 @@ fn hammer_program(program: &Program, cpu: usize, flows: u64) -> Result<u64> {
     let mut dice = Dice(cpu as u64 * 77 + 5);
     let (start, mut sent) = (Instant::now(), 0);
     while start.elapsed() < LONG {
-        let bytes = packet(&mut dice, flows);
+        let (hosts, bytes) = packet(&mut dice, flows);
         let (verdict, frame) = test_run(lb, card, &bytes)?;
         sent += 1;
         match verdict {
-            4 => ensure!(HOSTS.contains(&frame[5]), "sent to nobody"),
+            4 => ensure!(hosts.contains(&frame[5]), "sent to another service's dest"),
             1 | 2 => {}
             other => anyhow::bail!("verdict {other}"),
         }
@@ -207,7 +211,7 @@ fn cpus_over_maps() -> Result<()> {
             let after: u64 = program.maps().reasons()?.iter().sum();
             ensure!(after - before == sent, "{sent} packets, {} counted", after - before);
             hold_still(program);
-            consistent(program.memory(), &program.live()?, 16)
+            consistent(program.memory(), &program.live()?, 8)
                 .with_context(|| format!("templates: {persistent}"))?;
         }
         Ok(())
