@@ -9,6 +9,7 @@
 //! | [`table`], [`conn`] | the connection table: its protocol, its layout |
 //! | [`forward`] | header edits: direct routing, NAT, tunnels, ICMP errors, link layer |
 //! | [`related`] | ICMP errors about connections |
+//! | [`local`] | clients on the balancer itself |
 //! | [`mark`] | rules that mark packets, for services by mark |
 //! | [`sched`] | which dest gets a new connection, one file per scheduler |
 //! | [`state`] | (state, direction, event) → state, and timeouts |
@@ -43,6 +44,7 @@ pub mod forward;
 #[cfg(any(test, feature = "host"))]
 pub mod host;
 pub mod ip;
+pub mod local;
 pub mod mark;
 pub mod packet;
 pub mod parse;

@@ -106,6 +106,11 @@ impl Step {
     pub const fn open(dest: u32) -> Self {
         Self(Self::OPEN_TO | dest as u64)
     }
+    /// The dest a connection is to be made to, if that is the step.
+    #[inline(always)]
+    pub const fn opened(self) -> Option<u32> {
+        if self.is(Self::OPEN_TO) { Some(self.word()) } else { None }
+    }
     /// The sender is to be told.
     #[inline(always)]
     pub const fn answer(error: icmp::Error) -> Self {

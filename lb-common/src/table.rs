@@ -196,7 +196,7 @@ fn is_source<F: Ip, T: Tables>(t: &T, entry: &F::Entry, flow: &Flow<F::Addr>) ->
 
 #[inline(always)]
 fn base<F: Ip>(bucket: u32) -> u32 {
-    bucket * F::Entry::WAYS | if F::HEADER_SUM { 0 } else { SLOT_V6 }
+    (bucket * F::Entry::WAYS) | if F::HEADER_SUM { 0 } else { SLOT_V6 }
 }
 
 /// Looks through a place, second bucket included.

@@ -5,6 +5,7 @@
 //! | `lb` | the balancer, on every NIC it is attached to |
 //! | `lb_control` | what user space asks to be done to the tables, through BPF_PROG_TEST_RUN |
 //! | `lb_realserver` | takes tunnel headers off, for real servers without a tunnel device |
+//! | `lb_connect4`, … | give clients on the balancer itself a server |
 //! | `lb_pass` | lets everything pass: a veth peer needs some program for XDP_TX to reach it |
 #![no_std]
 #![no_main]
@@ -12,6 +13,7 @@
 mod control;
 mod frame;
 mod kernel;
+mod local;
 mod maps;
 mod realserver;
 mod sweep;

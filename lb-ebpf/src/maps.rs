@@ -6,6 +6,7 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray};
 use lb_common::conn::{Bucket4, Bucket6};
 use lb_common::dest::Dest;
+use lb_common::local::{Desk, Other, Peer};
 use lb_common::mark::{self, MarkRule};
 use lb_common::reason;
 use lb_common::service::{SchedState, Service, ServiceKey};
@@ -80,6 +81,14 @@ pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 /// NICs packets may leave by.
 #[map(name = "egress")]
 pub static EGRESS: DevMapHash = DevMapHash::with_max_entries(1024, 0);
+/// Peers of sockets on the balancer itself.
+#[map(name = "local_peers")]
+pub static LOCAL_PEERS: LruHashMap<Peer, Other> = LruHashMap::with_max_entries(65536, 0);
+/// Questions of sockets on the balancer itself.
+#[map(name = "desks")]
+pub static DESKS: Array<Desk> = Array::with_max_entries(DESK_COUNT, 0);
+/// Length of [`DESKS`], a power of two.
+pub const DESK_COUNT: u32 = 256;
 /// The sweep's timer and place.
 #[btf_map(name = "sweeper")]
 pub static SWEEPER: TimerArray<Sweeper, 1, 0> = TimerArray::new();

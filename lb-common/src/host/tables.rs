@@ -81,7 +81,7 @@ impl<B: Default> Second<B> {
             lent.free.push(at);
         }
     }
-    fn each<'a>(&'a self) -> impl Iterator<Item = &'a B> {
+    fn each(&self) -> impl Iterator<Item = &B> {
         let lent: Vec<usize> = lock(&self.lent).by_bucket.values().copied().collect();
         lent.into_iter().filter_map(|at| self.pool.get(at))
     }
