@@ -109,8 +109,8 @@ impl Engine for Host {
 
 /// Everything live in the tables.
 pub fn live_of(tables: &HostTables) -> Vec<Live> {
-    let v4 = tables.buckets4().flat_map(|bucket| live_in::<V4>(bucket));
-    v4.chain(tables.buckets6().flat_map(|bucket| live_in::<V6>(bucket))).collect()
+    let v4 = tables.buckets4().flat_map(live_in::<V4>);
+    v4.chain(tables.buckets6().flat_map(live_in::<V6>)).collect()
 }
 
 /// Everything live in a bucket.

@@ -334,7 +334,7 @@ mod tests {
     /// What somebody else's parser makes of a frame: are all checksums what it computes?
     fn sound(bytes: &[u8]) -> bool {
         let packet = SlicedPacket::from_ethernet(bytes).expect("it parses");
-        let transport_check = match (&packet.net, &packet.transport) {
+        match (&packet.net, &packet.transport) {
             (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Tcp(tcp))) => {
                 let (header, ip) = (tcp.to_header(), ip.header().to_header());
                 header.calc_checksum_ipv4(&ip, tcp.payload()).expect("short") == header.checksum
@@ -353,8 +353,7 @@ mod tests {
                 header.calc_checksum_ipv6(&ip, udp.payload()).expect("short") == header.checksum
             }
             other => panic!("neither TCP nor UDP: {other:?}"),
-        };
-        transport_check
+        }
     }
 
     #[test]

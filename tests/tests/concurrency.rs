@@ -138,9 +138,9 @@ fn over_memory(persistent: bool, buckets: u32) -> Result<()> {
                     scope.spawn(move || hammer(tables, n * 0x9E37_79B9 + round, 15_000, 40 + 20 * round))
                 })
                 .collect();
-            let sent = threads.into_iter().map(|t| t.join().expect("no panic")).sum::<Result<u64>>();
+            let sent = threads.into_iter().map(joined).sum::<Result<u64>>();
             done.store(true, Ordering::Relaxed);
-            sweeper.join().expect("no panic");
+            joined(sweeper);
             sent
         })?;
         host::sweep(&tables);
@@ -164,6 +164,11 @@ fn threads_over_memory() -> Result<()> {
 
 fn threads_over_memory_with_templates() -> Result<()> {
     [1, 4, 16].into_iter().try_for_each(|buckets| over_memory(true, buckets))
+}
+
+/// A panic goes on where the thread was started.
+fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// How long the CPUs hammer the loaded program.
@@ -206,7 +211,7 @@ fn cpus_over_maps() -> Result<()> {
             let sent = thread::scope(|scope| -> Result<u64> {
                 let threads: Vec<_> =
                     (0..cpus).map(|cpu| scope.spawn(move || hammer_program(program, cpu, 400))).collect();
-                threads.into_iter().map(|t| t.join().expect("no panic")).sum()
+                threads.into_iter().map(joined).sum()
             })?;
             let after: u64 = program.maps().reasons()?.iter().sum();
             ensure!(after - before == sent, "{sent} packets, {} counted", after - before);

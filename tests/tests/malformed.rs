@@ -110,7 +110,7 @@ impl<'a> Pair<'a> {
     /// What the host makes of it, which has to be what the program makes of it.
     fn run(&mut self, nic: Nic, frame: &[u8]) -> Result<Outcome> {
         self.runs += 1;
-        if self.runs % FRESH == 0 {
+        if self.runs.is_multiple_of(FRESH) {
             self.reset()?;
         }
         let ours = self.host.run(nic, frame)?;

@@ -82,7 +82,7 @@ fn run_sequences<E: Engine>(engine: &mut E) -> Result<()> {
 
 fn reference_sequences() -> Result<()> {
     run_sequences(&mut Host::new())?;
-    bpf::with(|program| run_sequences(program))
+    bpf::with(run_sequences)
 }
 
 fn run_changes<E: Engine>(engine: &mut E) -> Result<String> {
