@@ -83,7 +83,7 @@ pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 pub static EGRESS: DevMapHash = DevMapHash::with_max_entries(1024, 0);
 /// Peers of sockets on the balancer itself.
 #[map(name = "local_peers")]
-pub static LOCAL_PEERS: LruHashMap<Peer, Other> = LruHashMap::with_max_entries(65536, 0);
+pub static LOCAL_PEERS: LruHashMap<Peer, Other> = LruHashMap::with_max_entries(16384, 0);
 /// Questions of sockets on the balancer itself.
 #[map(name = "desks")]
 pub static DESKS: Array<Desk> = Array::with_max_entries(DESK_COUNT, 0);

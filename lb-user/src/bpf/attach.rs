@@ -21,7 +21,7 @@ use super::reap::reap;
 use super::route::{self, Nic};
 use super::store::open_or_make;
 use super::table::Table;
-use super::{status, syscall};
+use super::{local, status, syscall};
 use crate::verbs::attach::Mode;
 
 /// Links are pinned by this and the NIC's name.
@@ -53,7 +53,10 @@ pub fn attach(dir: &Path, names: &[String], mode: Mode, connections: Option<u32>
     create::start_sweep(&mut ebpf)?;
     put_ways(dir, &nics)?;
     allow_lookups();
-    let said = put_on(dir, &wanted, mode, &ebpf, LINK, "lb")?;
+    let mut said = put_on(dir, &wanted, mode, &ebpf, LINK, "lb")?;
+    if let Err(error) = local::attach(dir, &mut ebpf) {
+        said.push(format!("clients on this machine itself are not balanced: {error:#}"));
+    }
     for name in ["lb", "lb_control"] {
         replace_pin(program(&ebpf, name)?, &dir.join(name))?;
     }
@@ -363,6 +366,9 @@ fn take_off(dir: &Path, names: &[String], prefix: &str, purge: bool) -> Result<V
         }
         create::remove(&link_path(dir, prefix, name))?;
         said.push(format!("{name}: detached"));
+    }
+    if prefix == LINK && (all || names.len() == links.len()) {
+        local::detach(dir)?;
     }
     Ok(said)
 }

@@ -49,12 +49,17 @@ pub fn outside(path: &Path) -> PathBuf {
 
 /// The one we see ourselves, else the one the first process sees, else that of the nearest ancestor with one.
 fn seen() -> Option<PathBuf> {
-    let usual = PathBuf::from(USUAL);
-    if is_bpffs(&usual) {
-        return Some(usual);
+    visible(USUAL, is_bpffs)
+}
+
+/// The directory of this name, if it `fits`: our own, else the first process's, else that of the nearest ancestor that has
+/// one.
+pub fn visible(usual: &str, fits: impl Fn(&Path) -> bool) -> Option<PathBuf> {
+    let own = PathBuf::from(usual);
+    if fits(&own) {
+        return Some(own);
     }
-    let through =
-        |pid: u32| Some(PathBuf::from(format!("/proc/{pid}/root{USUAL}"))).filter(|dir| is_bpffs(dir));
+    let through = |pid: u32| Some(PathBuf::from(format!("/proc/{pid}/root{usual}"))).filter(|dir| fits(dir));
     through(1).or_else(|| {
         std::iter::successors(Some(std::process::id()), |pid| parent(*pid)).take(ANCESTORS).find_map(through)
     })

@@ -16,7 +16,7 @@ use lb_common::tables::LAYOUT;
 
 use super::clock;
 use super::pins::{self, BOOKS, RULES, Spec, TRAFFIC};
-use super::syscall;
+use super::{local, syscall};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf"));
 
@@ -198,6 +198,8 @@ pub fn programs(dir: &Path, sizes: &Sizes, undo: &mut Undo) -> Result<Ebpf> {
     loader.btf(None);
     loader.override_global("BUCKET_MASK_V4", &mask_v4, true);
     loader.override_global("BUCKET_MASK_V6", &mask_v6, true);
+    let cookie = syscall::netns_cookie().context("asking for the network namespace's number")?;
+    loader.override_global("NETNS_COOKIE", &cookie, true);
     let mut missing: Vec<&Spec> = Vec::new();
     for spec in RULES.iter().chain(&TRAFFIC) {
         if let Some(size) = sizes.of_map(spec.name) {
@@ -213,6 +215,7 @@ pub fn programs(dir: &Path, sizes: &Sizes, undo: &mut Undo) -> Result<Ebpf> {
     for name in ["lb", "lb_control"] {
         load(&mut ebpf, name)?;
     }
+    local::load(&mut ebpf)?;
     for spec in missing {
         let map = take(&mut ebpf, spec.name)?;
         undo.pin(pins::fd(&map), dir.join(spec.name))?;

@@ -26,6 +26,7 @@ pub mod conns;
 pub mod create;
 pub mod dests;
 pub mod lists;
+pub mod local;
 pub mod lock;
 pub mod memory;
 pub mod netlink;

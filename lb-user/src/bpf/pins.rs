@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{MapData, MapError, MapType};
 use lb_common::conn::{Bucket4, Bucket6};
 use lb_common::dest::Dest;
+use lb_common::local::{Other, Peer};
 use lb_common::service::{SchedState, Service, ServiceKey};
 use lb_common::settings::Settings;
 use lb_common::tables::{Control, Counters, FILTER_BITS, FragKey, LAYOUT};
@@ -69,7 +70,7 @@ pub const RULES: [Spec; 7] = [
 pub const BOOKS: Spec = hash(BOOK, 4, size_of::<Book>(), Some(DESTS + SERVICES));
 
 /// Maps of traffic: made by `attach`.
-pub const TRAFFIC: [Spec; 11] = [
+pub const TRAFFIC: [Spec; 12] = [
     array("conns4", size_of::<Bucket4>(), None),
     array("conns6", size_of::<Bucket6>(), None),
     hash("overflow4", 4, size_of::<Bucket4>(), None),
@@ -81,6 +82,14 @@ pub const TRAFFIC: [Spec; 11] = [
         key: size_of::<FragKey>(),
         value: 4,
         entries: Some(8192),
+        flags: 0,
+    },
+    Spec {
+        name: "local_peers",
+        kind: MapType::LruHash,
+        key: size_of::<Peer>(),
+        value: size_of::<Other>(),
+        entries: Some(16384),
         flags: 0,
     },
     per_cpu("client_hops", 72, 4096),

@@ -158,6 +158,10 @@ impl Router {
         if way.egress == 0 || way.kind == AddressKind::Local || !self.asked.insert((way.egress, way.next)) {
             return;
         }
+        // The kernel would take "use this one" as leave to forget that an administrator has set it for good.
+        if self.neighbour_state(way).is_ok_and(|state| state & SET_BY_HAND != 0) {
+            return;
+        }
         let flags = flag::ACK | flag::CREATE | flag::REPLACE;
         let (_, bytes) = octets(&way.next);
         let managed = Question::new(kind::NEW_NEIGH, flags, &neighbour(way, USE))
@@ -165,8 +169,8 @@ impl Router {
             .attribute(FLAGS_EXT, &MANAGED.to_ne_bytes());
         let plain = Question::new(kind::NEW_NEIGH, flags, &neighbour(way, USE)).attribute(DST, &bytes);
         let Ok(netlink) = self.netlink() else { return };
-        // Not an error: permanent neighbours refuse to be managed, kernels before 5.16 know no such thing, and a full
-        // neighbour table may have room later. Packets then have their own way to ask.
+        // Not an error: kernels before 5.16 know no such thing, and a full neighbour table may have room later. Packets
+        // then have their own way to ask.
         let _ = netlink.ask(&managed).or_else(|_| netlink.ask(&plain));
     }
 
@@ -182,18 +186,23 @@ impl Router {
     }
 
     fn is_resolved(&mut self, way: &Way) -> bool {
-        const DST: u16 = 1;
         const VALID: u16 = 0xde;
+        // An error is what NICs without neighbours, tunnels say: nothing to wait for.
+        self.neighbour_state(way).map_or(true, |state| state & VALID != 0)
+    }
+
+    /// The kernel's bits for what it knows of a next hop, 0 if nothing.
+    fn neighbour_state(&mut self, way: &Way) -> io::Result<u16> {
+        const DST: u16 = 1;
         let question =
             Question::new(kind::GET_NEIGH, 0, &neighbour(way, 0)).attribute(DST, &octets(&way.next).1);
-        let answer = self.netlink().and_then(|netlink| netlink.ask(&question));
-        match answer {
-            Ok(answers) => answers.first().is_some_and(|neighbour| half(neighbour, 8) & VALID != 0),
-            // NICs without neighbours, tunnels say: nothing to wait for.
-            Err(_) => true,
-        }
+        let answers = self.netlink()?.ask(&question)?;
+        Ok(answers.first().map_or(0, |neighbour| half(neighbour, 8)))
     }
 }
+
+/// A neighbour's states PERMANENT and NOARP.
+const SET_BY_HAND: u16 = 0x80 | 0x40;
 
 fn neighbour(way: &Way, flags: u8) -> [u8; 12] {
     let mut fixed = [0u8; 12];
