@@ -1,9 +1,19 @@
-//! Kernel IPVS as the oracle.
+//! Kernel IPVS as the oracle: the same commands and packets go to IPVS with the real ipvsadm and to us, in like
+//! namespaces of one virtual machine, and what is seen of both is written down in the same words.
+//!
+//! - [`case`]: the language of the cases. The hand-written ones are in `cases.txt`.
+//! - [`table`]: cases made from a table: schedulers, weights, traffic, families, methods.
+//! - [`side`]: one of the two balancers with its namespaces; the world around it is this program, on packet sockets.
+//! - [`wire`]: those sockets. [`show`]: a frame in words and bytes.
+//! - [`play`]: the guest's part, cases in and transcripts out.
+//! - [`judge`]: the host's part, transcripts in and the first difference out.
 
-use anyhow::{Result, bail};
-use std::path::Path;
+pub mod case;
+pub mod judge;
+pub mod play;
+pub mod show;
+pub mod side;
+pub mod table;
+pub mod wire;
 
-/// Plays cases.
-pub fn play(_cases: &Path, _out: &Path) -> Result<String> {
-    bail!("not yet")
-}
+pub use play::play;

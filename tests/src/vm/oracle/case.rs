@@ -1,0 +1,217 @@
+//! The language of the cases. A case begins with `== NAME`; a name that ends in `v6` makes it one of IPv6. Each line is a
+//! step:
+//!
+//! ```text
+//! ! ipvsadm -A -t V:80 -s rr         a command; following lines `| …` are its standard input
+//! > syn C1:40000 V:80 [OPTION...]    the client sends: syn ack data fin rst udp udp0 ping unreach expired toobig
+//! > syn C1:40000..40007 V:80         the same from several ports
+//! < synack C1:40000 V:80             the server that got the client's last packet answers
+//! ~ 2.5                              time passes
+//! # …                                a comment
+//! ```
+//!
+//! `V` and `W` are virtual addresses, `S1`, `S2`, … servers, `C1`, `C2`, … clients; with a port they are written as ipvsadm
+//! wants them. Every case has addresses of its own, so that none sees another's connections. Options of packets:
+//! `ttl=N`, `tos=N`, `len=N` (of the data), `df`. ICMP errors quote the last packet that came the other way.
+
+use anyhow::{Context, Result, bail};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// A case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Case {
+    /// What it is called, for filters.
+    pub name: String,
+    /// Its steps, addresses put in.
+    pub lines: Vec<String>,
+    /// Which one it is of all: its addresses follow from it.
+    pub number: u16,
+}
+
+/// A step of a case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Words of a command, and its standard input.
+    Command(Vec<String>, String),
+    /// A packet, from the client or in answer to one.
+    Packet(Shot),
+    /// Milliseconds.
+    Pause(u64),
+}
+
+/// A packet to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shot {
+    /// From the server.
+    pub answer: bool,
+    /// Which packet.
+    pub kind: String,
+    /// The client's end.
+    pub client: SocketAddr,
+    /// The virtual end.
+    pub service: SocketAddr,
+    /// `ttl=1` and the like.
+    pub options: Vec<String>,
+}
+
+/// Cases as written in a file; `first` is the number of the first one.
+pub fn parse(text: &str, first: u16) -> Result<Vec<Case>> {
+    let mut cases: Vec<Case> = Vec::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        if let Some(name) = line.strip_prefix("== ") {
+            let number = first + u16::try_from(cases.len())?;
+            cases.push(Case { name: name.to_owned(), lines: Vec::new(), number });
+            continue;
+        }
+        let case = cases.last_mut().with_context(|| format!("`{line}` stands before any case"))?;
+        case.lines.push(line.to_owned());
+    }
+    for case in &mut cases {
+        let (v6, number) = (case.name.ends_with("v6"), case.number);
+        case.lines.iter_mut().for_each(|line| *line = with_addresses(line, v6, number));
+        case.steps().with_context(|| format!("the case {}", case.name))?;
+    }
+    Ok(cases)
+}
+
+impl Case {
+    /// Its virtual addresses, as listings write them.
+    pub fn vips(&self) -> [String; 2] {
+        ['V', 'W'].map(|letter| match address(letter, 0, self.name.ends_with("v6"), self.number) {
+            IpAddr::V4(v4) => v4.to_string(),
+            IpAddr::V6(v6) => format!("[{v6}]"),
+        })
+    }
+
+    /// As it was, for the guest.
+    pub fn text(&self) -> String {
+        format!("== {}\n{}\n", self.name, self.lines.join("\n"))
+    }
+
+    /// Its steps, each with the text it came from.
+    pub fn steps(&self) -> Result<Vec<(String, Step)>> {
+        let mut steps: Vec<(String, Step)> = Vec::new();
+        for line in &self.lines {
+            let (sign, rest) = line.split_once(' ').unwrap_or((line, ""));
+            let found = match sign {
+                "!" => {
+                    vec![Step::Command(rest.split_whitespace().map(str::to_owned).collect(), String::new())]
+                }
+                "|" => match steps.last_mut() {
+                    Some((_, Step::Command(_, input))) => {
+                        input.push_str(rest);
+                        input.push('\n');
+                        continue;
+                    }
+                    _ => bail!("`{line}` follows no command"),
+                },
+                ">" | "<" => shots(sign == "<", rest).with_context(|| format!("`{line}`"))?,
+                "~" => vec![Step::Pause((rest.trim().parse::<f64>()? * 1000.0) as u64)],
+                _ => bail!("`{line}` is no step"),
+            };
+            let several = found.len() > 1;
+            for step in found {
+                let text = match &step {
+                    Step::Packet(shot) if several => format!("{line} ({})", shot.client),
+                    _ => line.clone(),
+                };
+                steps.push((text, step));
+            }
+        }
+        Ok(steps)
+    }
+}
+
+fn shots(answer: bool, rest: &str) -> Result<Vec<Step>> {
+    let words: Vec<&str> = rest.split_whitespace().collect();
+    let [kind, client, service, options @ ..] = words.as_slice() else {
+        bail!("a packet has a kind, a client and a service")
+    };
+    let (client, last) = match client.split_once("..") {
+        Some((client, last)) => (client.parse::<SocketAddr>()?, last.parse()?),
+        None => (client.parse()?, 0),
+    };
+    let service: SocketAddr = service.parse().context("the service")?;
+    let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
+    let ports = client.port()..=last.max(client.port());
+    let shot = |port| {
+        let client = SocketAddr::new(client.ip(), port);
+        Step::Packet(Shot { answer, kind: (*kind).to_owned(), client, service, options: options.clone() })
+    };
+    Ok(ports.map(shot).collect())
+}
+
+/// `V:80` and the like become addresses.
+fn with_addresses(line: &str, v6: bool, number: u16) -> String {
+    let words = line.split(' ').map(|word| {
+        let (name, port) = word.split_once(':').map_or((word, None), |(name, port)| (name, Some(port)));
+        let mut letters = name.chars();
+        let letter = letters.next().filter(|letter| "VWSC".contains(*letter));
+        let nth = letters.as_str();
+        let alone = matches!(letter, Some('V' | 'W')) && nth.is_empty();
+        let Some(letter) = letter.filter(|_| alone || nth.parse::<u8>().is_ok()) else {
+            return word.to_owned();
+        };
+        let address = address(letter, nth.parse().unwrap_or(0), v6, number);
+        match (port, address) {
+            (None, address) => address.to_string(),
+            (Some(port), IpAddr::V4(v4)) => format!("{v4}:{port}"),
+            (Some(port), IpAddr::V6(v6)) => format!("[{v6}]:{port}"),
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+fn address(letter: char, nth: u8, v6: bool, number: u16) -> IpAddr {
+    let [high, low] = number.to_be_bytes();
+    let nth16 = u16::from(nth);
+    match (letter, v6) {
+        ('V', false) => Ipv4Addr::new(10, 100, high, low).into(),
+        ('W', false) => Ipv4Addr::new(10, 101, high, low).into(),
+        ('C', false) => Ipv4Addr::new(172, 16 + high, low, nth).into(),
+        (_, false) => server4(nth).into(),
+        ('V', true) => Ipv6Addr::new(0xfd20, 0, 0, 0, 0, 0, 0, number + 1).into(),
+        ('W', true) => Ipv6Addr::new(0xfd21, 0, 0, 0, 0, 0, 0, number + 1).into(),
+        ('C', true) => Ipv6Addr::new(0xfd01, 0, number, 0, 0, 0, 0, nth16).into(),
+        (_, true) => server6(nth).into(),
+    }
+}
+
+/// A server's address.
+pub fn server4(nth: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 9, 0, 10 + nth)
+}
+
+/// A server's address.
+pub fn server6(nth: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 0x10 + u16::from(nth))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_case_is_read_with_its_addresses() -> Result<()> {
+        let cases = parse(
+            "== a\n! ipvsadm -A -t V:80\n| x\n> syn C1:7..8 V:80 ttl=1\n== b-v6\n~ 0.5\n! x S2 S2:1",
+            3,
+        )?;
+        assert_eq!(cases[0].lines[0], "! ipvsadm -A -t 10.100.0.3:80");
+        let steps = cases[0].steps()?;
+        assert!(matches!(&steps[0].1, Step::Command(words, input) if words.len() == 4 && input == "x\n"));
+        assert!(
+            matches!(&steps[2].1, Step::Packet(shot) if shot.client.port() == 8 && shot.options == ["ttl=1"])
+        );
+        assert_eq!(cases[1].steps()?[0].1, Step::Pause(500));
+        assert_eq!(cases[1].lines[1], "! x fd09::12 [fd09::12]:1");
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_no_step_is_refused() {
+        assert!(parse("> syn C1:1 V:1", 0).is_err());
+        assert!(parse("== a\n| x", 0).is_err());
+        assert!(parse("== a\n> syn C1:1", 0).is_err());
+    }
+}

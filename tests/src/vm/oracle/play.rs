@@ -1,0 +1,179 @@
+//! The guest's part: both balancers at the same time, each in a thread, through all cases in their order.
+
+use super::case::{self, Case, Step};
+use super::side::{Side, Which};
+use anyhow::{Context, Result};
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Cases after which counters are listed and all rules go. IPVS's listed counters are those of up to two seconds ago.
+const BATCH: usize = 20;
+const LAG: Duration = Duration::from_millis(2200);
+
+/// Plays the cases of a file; the transcripts go to `kernel` and `ours` in the folder `out`.
+pub fn play(cases: &Path, out: &Path) -> Result<String> {
+    let cases = read(&fs::read_to_string(cases)?)?;
+    let side = |which, name: &str| -> Result<Duration> {
+        let mut side = Side::new(which).with_context(|| format!("setting up {which:?}"))?;
+        let mut file = File::create(out.join(name))?;
+        let start = Instant::now();
+        for batch in cases.chunks(BATCH) {
+            for case in batch {
+                write!(file, "{}", one(&mut side, case)?)?;
+            }
+            thread::sleep(LAG);
+            write!(file, "{}", counters(&side, batch)?)?;
+        }
+        fs::write(out.join(format!("{name}.status")), side.reasons()?)?;
+        Ok(start.elapsed())
+    };
+    thread::scope(|scope| {
+        let kernel = scope.spawn(|| side(Which::Kernel, "kernel"));
+        let ours = side(Which::Ours, "ours").context("ours");
+        let kernel = kernel.join().map_err(|_| anyhow::anyhow!("the thread of kernel IPVS panicked"))?;
+        Ok(format!("kernel {:?}, ours {:?}\n", kernel.context("kernel IPVS")?, ours?))
+    })
+}
+
+/// Each case under its number, which gives its addresses.
+fn read(text: &str) -> Result<Vec<Case>> {
+    let mut cases = Vec::new();
+    for part in text.split("\n@").map(|part| part.trim_start_matches('@')) {
+        let (number, part) = part.split_once('\n').context("a case has a number")?;
+        cases.extend(case::parse(part, number.trim().parse()?)?);
+    }
+    Ok(cases)
+}
+
+/// The other way round, on the host.
+pub fn write_cases(cases: &[&Case]) -> String {
+    cases.iter().map(|case| format!("@{}\n{}", case.number, case.text())).collect()
+}
+
+fn one(side: &mut Side, case: &Case) -> Result<String> {
+    let mut said = format!("== {}\n", case.name);
+    for (text, step) in case.steps()? {
+        writeln!(said, "{text}")?;
+        match step {
+            Step::Pause(milliseconds) => thread::sleep(Duration::from_millis(milliseconds)),
+            Step::Packet(shot) => said.push_str(&side.shoot(&shot)?),
+            Step::Command(words, input) => {
+                let told = side.command(&words, &input)?;
+                let out = match words.iter().any(|word| word == "-Lnc") {
+                    true => connections(&told.stdout, &case.vips()),
+                    false => told.stdout,
+                };
+                lines(&mut said, "out", &out)?;
+                lines(&mut said, "err", &told.stderr)?;
+                if told.status != 0 {
+                    writeln!(said, "  status {}", told.status)?;
+                }
+            }
+        }
+    }
+    for listing in ["-Lnc", "-Ln"] {
+        writeln!(said, "at the end: ipvsadm {listing}")?;
+        let told = side.command(&["ipvsadm".to_owned(), listing.to_owned()], "")?;
+        let out = match listing {
+            "-Lnc" => connections(&told.stdout, &case.vips()),
+            _ => services(&told.stdout, &case.vips()),
+        };
+        lines(&mut said, "out", &out)?;
+        lines(&mut said, "err", &told.stderr)?;
+    }
+    Ok(said)
+}
+
+/// Every counter of a batch's services; then the rules go.
+fn counters(side: &Side, batch: &[Case]) -> Result<String> {
+    let ask = |line: &str| side.command(&line.split(' ').map(str::to_owned).collect::<Vec<_>>(), "");
+    let mut said = String::new();
+    for listing in [
+        "ipvsadm -Ln --stats --exact",
+        "ipvsadm -Ln --thresholds",
+        "ipvsadm -Ln --persistent-conn",
+        "ipvsadm -Sn",
+    ] {
+        let told = ask(listing)?;
+        for case in batch {
+            writeln!(said, "== {}\nlater: {listing}", case.name)?;
+            let out = match listing.contains("-Sn") {
+                true => told
+                    .stdout
+                    .lines()
+                    .filter(|line| mentions(line, &case.vips()))
+                    .fold(String::new(), |all, line| all + line + "\n"),
+                false => services(&told.stdout, &case.vips()),
+            };
+            lines(&mut said, "out", &out)?;
+        }
+    }
+    ask("ipvsadm -C")?;
+    Ok(said)
+}
+
+fn lines(said: &mut String, which: &str, text: &str) -> Result<()> {
+    text.lines().try_for_each(|line| Ok(writeln!(said, "  {which} {line}")?))
+}
+
+fn mentions(line: &str, vips: &[String]) -> bool {
+    line.split_whitespace().any(|word| {
+        vips.iter().any(|vip| word.strip_prefix(vip.as_str()).is_some_and(|rest| rest.starts_with(':')))
+    })
+}
+
+/// The case's connections, sorted, with the time they have left blanked.
+fn connections(listing: &str, vips: &[String]) -> String {
+    let mut found: Vec<String> = Vec::new();
+    for line in listing.lines().filter(|line| mentions(line, vips)) {
+        let words = line.split_whitespace().enumerate();
+        let masked: Vec<&str> = words.map(|(nth, word)| if nth == 1 { "*" } else { word }).collect();
+        found.push(masked.join(" "));
+    }
+    found.sort();
+    found.iter().fold(String::new(), |all, line| all + line + "\n")
+}
+
+/// The services of the case with their dests.
+fn services(listing: &str, vips: &[String]) -> String {
+    let mut ours = false;
+    let mut found = String::new();
+    for line in listing.lines().skip(3) {
+        if !line.starts_with("  ->") {
+            ours = mentions(line, vips);
+        }
+        if ours {
+            found = found + line + "\n";
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cases_keep_their_numbers() -> Result<()> {
+        let cases = case::parse("== a\n! ipvsadm -A -t V:80\n== b\n~ 1\n", 7)?;
+        assert_eq!(read(&write_cases(&[&cases[1], &cases[0]]))?, [cases[1].clone(), cases[0].clone()]);
+        Ok(())
+    }
+
+    #[test]
+    fn listings_are_cut_to_the_case() {
+        let vips = ["10.0.0.1".to_owned(), "[fd20::1]".to_owned()];
+        let listing = "a\nb\nc\nTCP  10.0.0.1:80 rr\n  -> 1:1\nTCP  10.0.0.11:80 rr\n  -> 2:2\n";
+        assert_eq!(services(listing, &vips), "TCP  10.0.0.1:80 rr\n  -> 1:1\n");
+        let listing =
+            "x\nTCP 00:59  SYN_RECV   1:1   10.0.0.1:80   2:2\nTCP 00:58 A 1:0 10.0.0.1:80 2:2\nUDP 1 2 3\n";
+        assert_eq!(
+            connections(listing, &vips),
+            "TCP * A 1:0 10.0.0.1:80 2:2\nTCP * SYN_RECV 1:1 10.0.0.1:80 2:2\n"
+        );
+    }
+}

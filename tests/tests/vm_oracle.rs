@@ -1,0 +1,81 @@
+//! Kernel IPVS as the oracle: every case is played by both balancers in one boot of the virtual machine, and judged by
+//! itself. `LB_TESTS_FULL=1` adds the sweep over all schedulers, weights, traffic, families and methods.
+
+use anyhow::Result;
+use lb_tests::need::{self, Missing};
+use lb_tests::vm::oracle::case::{self, Case};
+use lb_tests::vm::oracle::judge::{self, Transcripts};
+use lb_tests::vm::oracle::table;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use std::collections::BTreeSet;
+use std::env;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+
+const BY_HAND: &str = include_str!("../src/vm/oracle/cases.txt");
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let cases: Arc<Vec<Case>> = match all() {
+        Ok(cases) => Arc::new(cases),
+        Err(error) => {
+            eprintln!("{error:?}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let chosen: Arc<Vec<usize>> =
+        Arc::new((0..cases.len()).filter(|nth| wanted(&arguments, &cases[*nth])).collect());
+    let played: Arc<OnceLock<Result<Transcripts>>> = Arc::default();
+    let trials = (0..cases.len()).map(|nth| {
+        let (all, chosen, played) = (cases.clone(), chosen.clone(), played.clone());
+        Trial::ignorable_test(cases[nth].name.clone(), move || judged(&all, &chosen, &played, nth))
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}
+
+/// The cases by hand, those of the table, and when asked for, the sweep. The first ones keep their numbers, and with
+/// them their addresses, whatever follows.
+fn all() -> Result<Vec<Case>> {
+    let mut cases = case::parse(BY_HAND, 1)?;
+    let mut names: BTreeSet<String> = cases.iter().map(|case| case.name.clone()).collect();
+    let full = env::var_os("LB_TESTS_FULL").is_some_and(|full| full == "1");
+    let tables = [(table::usual(), 256), (if full { table::sweep() } else { String::new() }, 512)];
+    for (text, first) in tables {
+        cases.extend(case::parse(&text, first)?.into_iter().filter(|case| names.insert(case.name.clone())));
+    }
+    Ok(cases)
+}
+
+/// As the harness will choose: only these are played.
+fn wanted(arguments: &Arguments, case: &Case) -> bool {
+    let matches = |filter: &String| match arguments.exact {
+        true => case.name == *filter,
+        false => case.name.contains(filter.as_str()),
+    };
+    !arguments.list && arguments.filter.as_ref().is_none_or(matches) && !arguments.skip.iter().any(matches)
+}
+
+fn judged(
+    all: &[Case],
+    chosen: &[usize],
+    played: &OnceLock<Result<Transcripts>>,
+    nth: usize,
+) -> Result<Completion, Failed> {
+    let play = || {
+        let cases: Vec<&Case> = chosen.iter().map(|&nth| &all[nth]).collect();
+        judge::run(&cases, Path::new(env!("CARGO_BIN_EXE_lb-guest")))
+    };
+    match played.get_or_init(play) {
+        Ok(transcripts) => match transcripts.judge(&all[nth]) {
+            Ok(()) => Ok(Completion::Completed),
+            Err(difference) => Err(format!("{difference:#}").into()),
+        },
+        Err(error) => match error.downcast_ref::<Missing>() {
+            Some(missing) if !need::nothing_may_be_skipped() => {
+                Ok(Completion::ignored_with(missing.to_string()))
+            }
+            _ => Err(format!("{error:?}").into()),
+        },
+    }
+}
