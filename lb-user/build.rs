@@ -1,5 +1,5 @@
 //! Compiles the kernel program (`lb-ebpf`) and leaves the object as `OUT_DIR/lb-ebpf`, for
-//! `include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf"))`.
+//! `include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf"))`; and beside it `lb-bench`, the benchmarks' own.
 //!
 //! The BPF toolchain and its linker are those that `cargo xtask setup` chose. The program is always optimised, whatever
 //! profile `lb-user` itself is built with: the verifier refuses it otherwise. `LB_SKIP_BPF=1` skips all this and leaves an
@@ -15,6 +15,8 @@ use std::{env, fs};
 use anyhow::{Context as _, Result, bail, ensure};
 
 const SKIP: &str = "LB_SKIP_BPF";
+/// What lb-ebpf is compiled to.
+const OBJECTS: [&str; 2] = ["lb-ebpf", "lb-bench"];
 
 fn main() -> ExitCode {
     // Returned from main, the error would come with a backtrace after the compiler's own words.
@@ -29,14 +31,16 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     println!("cargo::rerun-if-env-changed={SKIP}");
-    let object = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?).join("lb-ebpf");
+    let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
     if env::var_os(SKIP).is_some_and(|value| value == "1") {
         println!("cargo::warning={SKIP}=1: built without the kernel program, so nothing can be attached");
-        return fs::write(&object, []).with_context(|| format!("writing {}", object.display()));
+        return OBJECTS.iter().try_for_each(|name| {
+            fs::write(out.join(name), []).with_context(|| format!("writing {name} in {}", out.display()))
+        });
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("lb-user has no parent folder")?;
     rerun_when_sources_change(root);
-    compile(root, &object)
+    compile(root, &out)
 }
 
 /// Everything the object is made from. Cargo walks folders, so new files count too.
@@ -56,7 +60,7 @@ fn rerun_when_sources_change(root: &Path) {
     }
 }
 
-fn compile(root: &Path, object: &Path) -> Result<()> {
+fn compile(root: &Path, out: &Path) -> Result<()> {
     if !root.join(bpf_cargo::LINKER).exists() {
         bail!("no BPF linker yet: run `cargo xtask setup` once, or set {SKIP}=1 for host-only work");
     }
@@ -70,8 +74,10 @@ fn compile(root: &Path, object: &Path) -> Result<()> {
     let status = cargo.status().with_context(|| format!("starting {cargo:?}"))?;
     ensure!(status.success(), "compiling the kernel program failed, see the errors above");
 
-    let built = root.join(bpf_cargo::TARGET_DIR).join(target).join("release/lb-ebpf");
-    fs::copy(&built, object)
-        .with_context(|| format!("copying {} to {}", built.display(), object.display()))?;
+    let built = root.join(bpf_cargo::TARGET_DIR).join(target).join("release");
+    for name in OBJECTS {
+        fs::copy(built.join(name), out.join(name))
+            .with_context(|| format!("copying {name} from {} to {}", built.display(), out.display()))?;
+    }
     Ok(())
 }

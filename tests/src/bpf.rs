@@ -32,17 +32,40 @@ use crate::need::{self, Missing};
 use crate::net::xdp_pass;
 use crate::run;
 
-/// Buckets of each family: few, so that a sweep is soon round.
+/// Buckets of each family in packet cases: few, so that a sweep is soon round.
 pub const BUCKETS: u32 = 16;
-/// Dest slots, service slots, second buckets.
-const DESTS: u32 = 256;
-const SERVICES: u32 = 64;
-const SECOND: u32 = 4;
+
+/// How much of everything a loaded program has.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    /// Buckets of the IPv4 and the IPv6 table: powers of two.
+    pub buckets: [u32; 2],
+    /// Second buckets of each.
+    pub second: u32,
+    /// Dest slots.
+    pub dests: u32,
+    /// Service slots.
+    pub services: u32,
+    /// Words of dest lists and scheduler tables.
+    pub lists: u32,
+}
+
+impl Sizes {
+    /// Enough for a packet case.
+    pub const CASE: Self =
+        Self { buckets: [BUCKETS; 2], second: 4, dests: 256, services: 64, lists: 1 << 17 };
+}
+
 /// Not what the kernel has: no kernel's clock is faster, so that in real time nothing runs out too early.
 const HZ: u32 = 1000;
 
-/// Runs `body` with the program loaded, in a namespace that is gone afterwards.
+/// Runs `body` with the program loaded for packet cases, in a namespace that is gone afterwards.
 pub fn with<T: Send>(body: impl FnOnce(&mut Program) -> Result<T> + Send) -> Result<T> {
+    with_sizes(&Sizes::CASE, body)
+}
+
+/// The same with tables of other sizes.
+pub fn with_sizes<T: Send>(sizes: &Sizes, body: impl FnOnce(&mut Program) -> Result<T> + Send) -> Result<T> {
     need::root()?;
     need::programs(&["ip"])?;
     if lb_user::program::PROGRAM.is_empty() {
@@ -51,7 +74,7 @@ pub fn with<T: Send>(body: impl FnOnce(&mut Program) -> Result<T> + Send) -> Res
     let inside = || -> Result<T> {
         unshare(CloneFlags::CLONE_NEWNET).context("a network namespace")?;
         world()?;
-        body(&mut Program::load()?)
+        body(&mut Program::load(sizes)?)
     };
     match thread::scope(|scope| scope.spawn(inside).join()) {
         Ok(result) => result,
@@ -162,6 +185,7 @@ pub struct Maps {
     settings: Mapped,
     filter: Mapped,
     sched: Mapped,
+    /// In an ARRAY each word has eight bytes.
     lists: Mapped,
     dests: Mapped,
     conns4: Mapped,
@@ -170,23 +194,21 @@ pub struct Maps {
     others: BTreeMap<&'static str, MapData>,
 }
 
-/// Words of the lists. In an ARRAY each word has eight bytes.
-const LISTS: u32 = 1 << 17;
 const FILTER: usize = 8192;
 /// Maps that are reached by system calls only, emptied before each case.
 const HASHES: [&str; 4] = ["overflow4", "overflow6", "controls", "fragments"];
 
 impl Maps {
-    fn take(ebpf: &mut Ebpf) -> Result<Self> {
+    fn take(ebpf: &mut Ebpf, sizes: &Sizes) -> Result<Self> {
         let mapped = |name, len| Mapped::new(&data(ebpf, name)?, len);
         let maps = Self {
             settings: mapped("settings", size_of::<Settings>())?,
             filter: mapped("filter", FILTER)?,
-            sched: mapped("sched", size_of::<SchedState>() * SERVICES as usize)?,
-            lists: mapped("lists", 8 * LISTS as usize)?,
-            dests: mapped("dests", size_of::<Dest>() * DESTS as usize)?,
-            conns4: mapped("conns4", size_of::<Bucket4>() * BUCKETS as usize)?,
-            conns6: mapped("conns6", size_of::<Bucket6>() * BUCKETS as usize)?,
+            sched: mapped("sched", size_of::<SchedState>() * sizes.services as usize)?,
+            lists: mapped("lists", 8 * sizes.lists as usize)?,
+            dests: mapped("dests", size_of::<Dest>() * sizes.dests as usize)?,
+            conns4: mapped("conns4", size_of::<Bucket4>() * sizes.buckets[0] as usize)?,
+            conns6: mapped("conns6", size_of::<Bucket6>() * sizes.buckets[1] as usize)?,
             services: Mutex::new(HashMap::try_from(Map::HashMap(data(ebpf, "services")?))?),
             others: BTreeMap::new(),
         };
@@ -286,27 +308,26 @@ pub struct Program {
 }
 
 impl Program {
-    fn load() -> Result<Self> {
+    fn load(sizes: &Sizes) -> Result<Self> {
+        let Sizes { buckets: [v4, v6], second, dests, services, lists } = *sizes;
         let mut loader = EbpfLoader::new();
-        for map in ["conns4", "conns6"] {
-            loader.map_max_entries(map, BUCKETS);
-        }
-        for (map, size) in [("overflow4", SECOND), ("overflow6", SECOND), ("controls", 512), ("dests", DESTS)]
-        {
+        for (map, size) in [("conns4", v4), ("conns6", v6), ("overflow4", second), ("overflow6", second)] {
             loader.map_max_entries(map, size);
         }
-        for (map, size) in [("stats", DESTS), ("lists", LISTS), ("sched", SERVICES), ("services", SERVICES)] {
+        for (map, size) in [("dests", dests), ("stats", dests), ("sched", services), ("services", services)] {
             loader.map_max_entries(map, size);
         }
-        let mask = BUCKETS - 1;
-        loader.override_global("BUCKET_MASK_V4", &mask, true).override_global("BUCKET_MASK_V6", &mask, true);
+        loader.map_max_entries("controls", 512).map_max_entries("lists", lists);
+        let masks = [v4 - 1, v6 - 1];
+        loader.override_global("BUCKET_MASK_V4", &masks[0], true);
+        loader.override_global("BUCKET_MASK_V6", &masks[1], true);
         let mut ebpf = loader.load(lb_user::program::PROGRAM).context("loading the object")?;
         for name in ["lb", "lb_control"] {
             let program: &mut Xdp =
                 ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
             program.load().with_context(|| format!("the kernel refuses {name}"))?;
         }
-        let maps = Maps::take(&mut ebpf)?;
+        let maps = Maps::take(&mut ebpf, sizes)?;
         let cards = Nic::ALL.map(|nic| number(nic.name()));
         Ok(Self { ebpf, maps, cards, counters: BTreeMap::new() })
     }
@@ -388,7 +409,7 @@ impl Engine for Program {
         HASHES.iter().try_for_each(|name| empty(maps.other(name)?))?;
         maps.settings().set_defaults(HZ);
         drop(services);
-        for dest in 0..DESTS.min(16) {
+        for dest in 0..16 {
             let now = self.raw_counters(dest)?;
             self.counters.insert(dest, now);
         }

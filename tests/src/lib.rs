@@ -9,12 +9,14 @@
 //!   ([`topo::nat`]), servers behind a router ([`topo::tun`]).
 //! - [`shell`] and [`lab`]: a person typing commands at one of those hosts.
 //! - [`packets`], [`case`]: frames as values, and cases of packets in and out; [`host`] and [`bpf`] run them.
+//! - [`bench`]: what a packet costs.
 //! - [`listing`] and [`drive`]: what the balancer has to show, and the questions that every lab asks.
 //! - [`vm`]: a virtual machine with another kernel, and kernel IPVS in it to compare with.
 //!
 //! Everything made here is undone when its value is dropped, on panic too. What a killed run left behind is removed
 //! by the next one (see [`stale`]).
 
+pub mod bench;
 pub mod bpf;
 pub mod case;
 pub mod drive;

@@ -1,5 +1,6 @@
 //! Development commands, all started as `cargo xtask VERB`. One file per verb; each does its own set-up first.
 
+mod bench;
 mod bpf_cargo;
 mod build;
 mod command;
@@ -27,6 +28,9 @@ enum Verb {
     Lint,
     /// Watch real requests go through the balancer, in network namespaces of their own
     Demo(demo::Options),
+    /// Measure the balancer
+    #[command(subcommand)]
+    Bench(bench::What),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +40,7 @@ fn main() -> ExitCode {
         Verb::Test(options) => test::run(&options),
         Verb::Lint => lint::run(),
         Verb::Demo(options) => demo::run(&options),
+        Verb::Bench(what) => bench::run(&what),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,146 @@
+//! What `cargo xtask bench` measures with: an object of its own, so that nothing of it is in the product's.
+//!
+//! A test run with `repeat` does not put the packet back as it was. So `driver` does, picks the packet's flow, and calls
+//! the program under test, which is `lb` with its real maps, or `floor`, the least a program that sends can do.
+#![no_std]
+#![no_main]
+
+use core::mem::size_of;
+
+use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::helpers::generated::bpf_xdp_adjust_head;
+use aya_ebpf::macros::{map, xdp};
+use aya_ebpf::maps::{Array, ProgramArray};
+use aya_ebpf::programs::XdpContext;
+
+/// Words of the packet's head that are put back each time.
+const WORDS: usize = 12;
+
+/// What the driver makes packets from. `tests/src/bench/driver.rs` writes it; 128 bytes, no padding.
+#[repr(C, align(8))]
+struct Plan {
+    /// The packet's head.
+    head: [u64; WORDS],
+    /// The packet's length, at least that of `head`.
+    len: u32,
+    /// Flows to choose from at random; 0: each packet is of the next flow.
+    flows: u32,
+    /// The random numbers' state, or the next flow.
+    cursor: u32,
+    /// Where the last word of the client's address is.
+    address_at: u32,
+    /// Where the client's port is.
+    port_at: u32,
+    /// The first flow's address word, host order.
+    address: u32,
+    /// A client has two to the power of this many flows.
+    ports: u32,
+    /// Which program is called.
+    target: u32,
+}
+
+#[map(name = "plan")]
+static PLAN: Array<Plan> = Array::with_max_entries(1, 0);
+#[map(name = "targets")]
+static TARGETS: ProgramArray = ProgramArray::with_max_entries(2, 0);
+
+/// Puts the packet back, gives it a flow, and calls the program under test. Aborted: it could not.
+#[xdp(frags)]
+fn driver(ctx: XdpContext) -> u32 {
+    let Some(place) = PLAN.get_ptr_mut(0) else { return xdp_action::XDP_ABORTED };
+    // SAFETY: one run at a time, and user space writes between runs only.
+    let plan = unsafe { &mut *place };
+    // In 64 bits and out of the optimiser's sight: the verifier wants pointers subtracted whole.
+    let len = core::hint::black_box(ctx.data_end() - ctx.data());
+    let grown = len as i32 - plan.len as i32;
+    // Called always, so that it costs the floor as much as a program that makes packets longer.
+    // SAFETY: the helper checks the room.
+    if unsafe { bpf_xdp_adjust_head(ctx.ctx, grown) } != 0 {
+        return xdp_action::XDP_ABORTED;
+    }
+    let flow = next(plan);
+    if !write(&ctx, plan, flow) {
+        return xdp_action::XDP_ABORTED;
+    }
+    // SAFETY: it does not come back.
+    unsafe { TARGETS.tail_call(&ctx, plan.target) };
+    xdp_action::XDP_ABORTED
+}
+
+/// The next packet's flow.
+#[inline(always)]
+fn next(plan: &mut Plan) -> u32 {
+    let mut x = plan.cursor;
+    if plan.flows == 0 {
+        plan.cursor = x.wrapping_add(1);
+        return x;
+    }
+    // xorshift32
+    x ^= x << 13;
+    x ^= x >> 17;
+    x ^= x << 5;
+    plan.cursor = x;
+    ((x as u64 * plan.flows as u64) >> 32) as u32
+}
+
+#[inline(always)]
+fn write(ctx: &XdpContext, plan: &Plan, flow: u32) -> bool {
+    let start = volatile_data(ctx);
+    if start + WORDS * 8 > ctx.data_end() {
+        return false;
+    }
+    let mut word = 0;
+    while word < WORDS {
+        // SAFETY: within the length just checked.
+        unsafe { *((start + word * 8) as *mut u64) = plan.head[word] };
+        word += 1;
+    }
+    let address = plan.address.wrapping_add(flow >> (plan.ports & 31));
+    let port = 1024 + (flow & ((1 << (plan.ports & 31)) - 1)) as u16;
+    put(ctx, plan.address_at, address.to_be()) && put(ctx, plan.port_at, port.to_be())
+}
+
+/// Writes a value at an offset below 64. The verifier wants a check for each: it does not know the offset.
+#[inline(always)]
+fn put<T>(ctx: &XdpContext, off: u32, value: T) -> bool {
+    let place = volatile_data(ctx) + (off & 63) as usize;
+    if place + size_of::<T>() > ctx.data_end() {
+        return false;
+    }
+    // SAFETY: within the length just checked.
+    unsafe { (place as *mut T).write_unaligned(value) };
+    true
+}
+
+/// Read again: the packet's start has moved.
+#[inline(always)]
+fn volatile_data(ctx: &XdpContext) -> usize {
+    // SAFETY: the context is valid while the program runs.
+    unsafe { core::ptr::read_volatile(&raw const (*ctx.ctx).data) as usize }
+}
+
+/// The least: the MAC addresses change places, and the packet goes back.
+#[xdp(frags)]
+fn floor(ctx: XdpContext) -> u32 {
+    let start = ctx.data();
+    if start + 12 > ctx.data_end() {
+        return xdp_action::XDP_ABORTED;
+    }
+    let macs = start as *mut [[u8; 6]; 2];
+    // SAFETY: within the length just checked.
+    unsafe {
+        let [to, from] = macs.read_unaligned();
+        macs.write_unaligned([from, to]);
+    }
+    xdp_action::XDP_TX
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// What the verifier reads: GPL-only helpers need a licence compatible with the kernel's.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

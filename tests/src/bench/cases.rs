@@ -1,0 +1,319 @@
+//! What is measured. The rules are those of packet cases, in the same small world ([`crate::case`]); one card, so that a
+//! packet leaves by the one it came in by. Tunnels end behind the router.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use lb_common::addr::{Addr, Family, Port, Proto};
+use lb_common::dest::{Method, TunType};
+use lb_common::host::rules::{Memory as _, NewDest, NewService, Rules};
+use lb_common::reason::Reason;
+use lb_common::sched::Scheduler;
+
+use super::driver::{Driver, Plan, Target};
+use crate::bpf::Program;
+use crate::case::{self, Engine as _, FAMILIES, Nic, ROUTER};
+use crate::packets::{Packet, tcp};
+use crate::run;
+
+/// Every packet's length, but IPv6's are as long as their headers need.
+const LENGTH: usize = 98;
+/// A client has this many flows, as a power of two.
+const FLOWS_OF_A_CLIENT: u32 = 4;
+/// Flows of established connections.
+const FLOWS: [u32; 4] = [1, 4096, 65_536, 1_000_000];
+/// Services' port, and their dests'.
+const PORTS: (u16, u16) = (80, 8080);
+/// Connections made at a time.
+const BATCH: u32 = 1024;
+/// Hosts of the front segment that are dests.
+const SERVERS: [u8; 4] = [11, 12, 13, 21];
+
+/// How packets go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// Direct routing.
+    Dr,
+    /// IP in IP.
+    Ipip,
+    /// Generic UDP encapsulation.
+    Gue,
+    /// Translated, to the server.
+    NatIn,
+    /// Translated, to the client.
+    NatReply,
+}
+
+impl Path {
+    const ALL: [Self; 5] = [Self::Dr, Self::Ipip, Self::Gue, Self::NatIn, Self::NatReply];
+
+    /// Its name in a case's.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Dr => "dr",
+            Self::Ipip => "ipip",
+            Self::Gue => "gue",
+            Self::NatIn => "nat-in",
+            Self::NatReply => "nat-reply",
+        }
+    }
+    const fn method(self) -> Method {
+        match self {
+            Self::Dr => Method::Route,
+            Self::Ipip | Self::Gue => Method::Tunnel,
+            Self::NatIn | Self::NatReply => Method::Nat,
+        }
+    }
+}
+
+/// What kind of packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Of so many connections that are there, at random.
+    Established(Path, u32),
+    /// Each of a new connection, scheduled to one of so many dests.
+    New(Scheduler, u32),
+    /// The same, while the table is full of connections that never got further.
+    Flood,
+    /// For no address of ours.
+    Foreign,
+}
+
+/// One figure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Case {
+    /// IP version.
+    pub family: Family,
+    /// TCP or UDP.
+    pub proto: Proto,
+    /// What kind of packets.
+    pub kind: Kind,
+}
+
+impl Case {
+    /// All of them.
+    pub fn all() -> Vec<Self> {
+        let mut all = Vec::new();
+        let new = [
+            (Scheduler::Rr, 4),
+            (Scheduler::Wlc, 4),
+            (Scheduler::Wlc, 64),
+            (Scheduler::Wlc, 256),
+            (Scheduler::Wlc, 1024),
+            (Scheduler::Sh, 4),
+            (Scheduler::Mh, 4),
+        ];
+        for family in FAMILIES {
+            all.push(Self { family, proto: Proto::TCP, kind: Kind::Foreign });
+            for proto in [Proto::TCP, Proto::UDP] {
+                let of = |kind| Self { family, proto, kind };
+                for path in Path::ALL {
+                    all.extend(FLOWS.map(|flows| of(Kind::Established(path, flows))));
+                }
+                all.extend(new.map(|(scheduler, dests)| of(Kind::New(scheduler, dests))));
+                all.push(of(Kind::Flood));
+            }
+        }
+        all
+    }
+
+    /// `v4 tcp ipip 4096`, `v6 udp new wlc 64`, …
+    pub fn name(&self) -> String {
+        let family = if self.family == Family::V4 { "v4" } else { "v6" };
+        let proto = if self.proto == Proto::TCP { "tcp" } else { "udp" };
+        match self.kind {
+            Kind::Established(path, flows) => format!("{family} {proto} {} {flows}", path.name()),
+            Kind::New(scheduler, dests) => {
+                format!("{family} {proto} new {} {dests}", format!("{scheduler:?}").to_lowercase())
+            }
+            Kind::Flood => format!("{family} {proto} flood"),
+            Kind::Foreign => format!("{family} pass"),
+        }
+    }
+
+    /// What every packet has to be counted as.
+    pub fn expected(&self) -> Reason {
+        match self.kind {
+            Kind::Established(Path::NatReply, _) => Reason::Replied,
+            Kind::Foreign => Reason::NotOurs,
+            _ => Reason::Forwarded,
+        }
+    }
+
+    /// Rules, connections, and the packets to measure with.
+    pub fn set_up(&self, program: &mut Program, driver: &mut Driver, slots: u32) -> Result<Plan> {
+        program.reset()?;
+        let maps = program.maps();
+        let settings = maps.settings();
+        settings.set_defaults(lb_user::bpf::clock::hz());
+        settings.secret.iter().zip([0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344]).for_each(
+            |(cell, word)| {
+                cell.store(word);
+            },
+        );
+        let mut rules = Rules::new();
+        let scheduler = if let Kind::New(scheduler, _) = self.kind { scheduler } else { Scheduler::Rr };
+        let vip = Addr::from(case::vip(self.family));
+        let service = NewService::new(self.family, self.proto, vip, PORTS.0, scheduler);
+        let service = rules.add_service(maps, &service);
+        self.dests().iter().for_each(|dest| {
+            rules.add_dest(maps, service, dest);
+        });
+        let steps = Steps { case: self, program, driver };
+        match self.kind {
+            Kind::Established(path, flows) => steps.establish(path, flows),
+            Kind::New(..) => self.request(tcp::SYN),
+            Kind::Flood => steps.fill(slots),
+            Kind::Foreign => self.foreign(),
+        }
+    }
+
+    fn dests(&self) -> Vec<NewDest> {
+        let family = self.family;
+        let segment = |host: u8, method| NewDest::new(family, on_front(family, host), PORTS.1, method);
+        let behind = |number: u32, tunnel| {
+            let dest = NewDest::new(family, Addr::from(tunnel_end(family, number)), PORTS.1, Method::Tunnel);
+            NewDest { tunnel, ..dest }
+        };
+        let ipip = |number: u32| behind(number, (TunType::Ipip, 0, Port::ZERO));
+        match self.kind {
+            // Its replies come from one server.
+            Kind::Established(Path::NatReply, _) => vec![segment(SERVERS[0], Method::Nat)],
+            Kind::Established(path @ (Path::Dr | Path::NatIn), _) => {
+                SERVERS.iter().map(|host| segment(*host, path.method())).collect()
+            }
+            Kind::Established(Path::Gue, _) => {
+                (1..=4).map(|number| behind(number, (TunType::Gue, 0, Port::new(6080)))).collect()
+            }
+            Kind::New(_, dests) => (1..=dests).map(ipip).collect(),
+            _ => (1..=4).map(ipip).collect(),
+        }
+    }
+
+    /// A client's packets, flow by flow.
+    fn request(&self, flags: u8) -> Result<Plan> {
+        let (client, vip) = (self.client(), case::vip(self.family));
+        let frame = case::from_client(self.packet((client, 1024), (vip, PORTS.0), flags));
+        let (address_at, port_at) = if self.family == Family::V4 { (26, 34) } else { (34, 54) };
+        Plan::new(&frame.bytes(), address_at, port_at, FLOWS_OF_A_CLIENT)
+    }
+
+    /// The first server's packets, flow by flow.
+    fn answer(&self, flags: u8) -> Result<Plan> {
+        let server = Nic::Front.host(self.family, SERVERS[0]);
+        let packet = self.packet((server, PORTS.1), (self.client(), 1024), flags);
+        let frame = case::from_host(Nic::Front, SERVERS[0], packet);
+        let (address_at, port_at) = if self.family == Family::V4 { (30, 36) } else { (50, 56) };
+        Plan::new(&frame.bytes(), address_at, port_at, FLOWS_OF_A_CLIENT)
+    }
+
+    fn foreign(&self) -> Result<Plan> {
+        let ends = ((self.client(), 1024), (Nic::Front.host(self.family, ROUTER), PORTS.0));
+        let frame = case::from_client(self.packet(ends.0, ends.1, tcp::ACK));
+        let (address_at, port_at) = if self.family == Family::V4 { (26, 34) } else { (34, 54) };
+        Ok(Plan::new(&frame.bytes(), address_at, port_at, FLOWS_OF_A_CLIENT)?.random(65_536))
+    }
+
+    fn packet(&self, from: (IpAddr, u16), to: (IpAddr, u16), flags: u8) -> Packet {
+        let headers = if self.family == Family::V4 { 14 + 20 } else { 14 + 40 };
+        let data = |transport: usize| vec![0x5a; LENGTH - headers - transport];
+        match self.proto {
+            Proto::TCP => Packet::tcp(from, to, flags, &data(20)),
+            _ => Packet::udp(from, to, &data(8)),
+        }
+    }
+
+    /// The first client; flows count up from it.
+    fn client(&self) -> IpAddr {
+        match self.family {
+            Family::V4 => Ipv4Addr::new(100, 64, 0, 0).into(),
+            Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0x100, 0).into(),
+        }
+    }
+}
+
+fn on_front(family: Family, host: u8) -> Addr {
+    Addr::from(Nic::Front.host(family, host))
+}
+
+fn tunnel_end(family: Family, number: u32) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(10, 200, 0, 0)) + number).into(),
+        Family::V6 => Ipv6Addr::new(0xfd0c, 0, 0, 0, 0, 0, 0, number as u16).into(),
+    }
+}
+
+/// What the cases' world lacks: the way to these clients and tunnel ends. For the thread's namespace.
+pub fn world() -> Result<()> {
+    let mut lines = String::new();
+    // The IPv6 clients' network is the cases' own.
+    for (family, net) in
+        [(Family::V4, "100.64.0.0/10"), (Family::V4, "10.200.0.0/16"), (Family::V6, "fd0c::/64")]
+    {
+        let router = Nic::Front.host(family, ROUTER);
+        writeln!(lines, "route replace {net} via {router} dev {}", Nic::Front.name())?;
+    }
+    run::run_with(Command::new("ip").args(["-batch", "-"]), lines.as_bytes(), run::LIMIT)?.ok()?;
+    Ok(())
+}
+
+/// Packets before the ones that are measured.
+struct Steps<'a> {
+    case: &'a Case,
+    program: &'a Program,
+    driver: &'a mut Driver,
+}
+
+impl Steps<'_> {
+    /// Makes connections and takes them to where packets flow both ways.
+    fn establish(mut self, path: Path, flows: u32) -> Result<Plan> {
+        let case = self.case;
+        let (begins, goes_on) = (case.request(tcp::SYN)?, case.request(tcp::ACK)?);
+        let (agrees, answers) = (case.answer(tcp::SYN | tcp::ACK)?, case.answer(tcp::ACK)?);
+        // Where replies are measured, there is one server, whose answers are seen.
+        let replies = path == Path::NatReply;
+        let packets: &[_] = if replies {
+            &[(begins, Reason::Forwarded), (agrees, Reason::Replied), (goes_on, Reason::Forwarded)]
+        } else {
+            &[(begins, Reason::Forwarded), (goes_on, Reason::Forwarded)]
+        };
+        let mut missing = 0;
+        for from in (0..flows).step_by(BATCH as usize) {
+            missing += self.batch(packets, from, BATCH.min(flows - from))?;
+        }
+        let share = f64::from(missing) / f64::from(flows);
+        ensure!(share <= super::measure::TOLERANCE, "{missing} of {flows} connections cannot be made");
+        Ok(if replies { answers } else { goes_on }.random(flows))
+    }
+
+    /// Some connections at a time. A full bucket gives up one that is only begun for another one: then it goes by halves.
+    /// Returns how many found no room.
+    fn batch(&mut self, packets: &[(Plan, Reason)], from: u32, count: u32) -> Result<u32> {
+        let mut whole = true;
+        for (plan, expected) in packets {
+            whole &= self.each(plan.starting(from), count, *expected)?;
+        }
+        if whole || count == 1 {
+            return Ok(u32::from(!whole));
+        }
+        let half = count / 2;
+        Ok(self.batch(packets, from, half)? + self.batch(packets, from + half, count - half)?)
+    }
+
+    /// Fills the table with connections that never get further.
+    fn fill(self, slots: u32) -> Result<Plan> {
+        let mut plan = self.case.request(tcp::SYN)?;
+        self.driver.run(Target::Lb, &mut plan, slots * 3)?;
+        Ok(plan)
+    }
+
+    /// One packet each of these flows. Were all counted as expected?
+    fn each(&mut self, mut plan: Plan, flows: u32, expected: Reason) -> Result<bool> {
+        let of = |reasons: Vec<u64>| reasons.get(expected as usize).copied().context("no such reason");
+        let before = of(self.program.maps().reasons()?)?;
+        self.driver.run(Target::Lb, &mut plan, flows)?;
+        Ok(of(self.program.maps().reasons()?)? - before == u64::from(flows))
+    }
+}

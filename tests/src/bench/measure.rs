@@ -1,0 +1,168 @@
+//! Rounds: the floor and the balancer take turns on one CPU, so that whatever else the machine does meets both. A figure
+//! is the median of its rounds.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+use lb_common::reason::Reason;
+
+use super::cases::{self, Case, Kind};
+use super::driver::{self, Driver, Target};
+use crate::bpf::{self, Program, Sizes};
+use crate::case::Nic;
+
+/// Slots of the connection table, of each family: a million connections fill half of it.
+pub const SLOTS: u32 = 1 << 21;
+
+/// Share of packets that may end as something else: at half load a few buckets are full, and what comes to them is
+/// refused.
+pub const TOLERANCE: f64 = 0.001;
+
+/// How long to measure.
+#[derive(Debug, Clone, Copy)]
+pub struct Effort {
+    /// Rounds of a case.
+    pub rounds: u32,
+    /// Packets in a round.
+    pub packets: u32,
+}
+
+impl Effort {
+    /// For figures worth keeping.
+    pub const WHOLE: Self = Self { rounds: 31, packets: 30_000 };
+    /// For a first look.
+    pub const QUICK: Self = Self { rounds: 5, packets: 20_000 };
+}
+
+/// A case's figures.
+#[derive(Debug, Clone)]
+pub struct Figure {
+    /// What was measured.
+    pub case: Case,
+    /// Nanoseconds of the driver with the floor program.
+    pub floor_ns: f64,
+    /// Nanoseconds of the driver with the balancer.
+    pub raw_ns: f64,
+    /// The fastest round of each: what an idle machine would show.
+    pub best_ns: f64,
+    /// Half the distance between the quartiles of the rounds' differences.
+    pub noise_ns: f64,
+    /// Packets measured.
+    pub packets: u64,
+    /// What they were counted as.
+    pub verdicts: BTreeMap<&'static str, u64>,
+    /// Were they all what the case expects?
+    pub right: bool,
+}
+
+impl Figure {
+    /// The balancer's own share.
+    pub fn delta_ns(&self) -> f64 {
+        self.raw_ns - self.floor_ns
+    }
+    /// By how much it is dearer than the floor.
+    pub fn ratio(&self) -> f64 {
+        self.raw_ns / self.floor_ns
+    }
+}
+
+/// Measures every case whose name contains `filter`, and shows each figure as soon as it is there.
+pub fn all(effort: Effort, filter: &str, mut show: impl FnMut(&Figure) + Send) -> Result<Vec<Figure>> {
+    let cases: Vec<Case> = Case::all().into_iter().filter(|case| case.name().contains(filter)).collect();
+    ensure!(!cases.is_empty(), "no case's name contains {filter:?}");
+    let sizes = Sizes {
+        buckets: [SLOTS / 8, SLOTS / 4],
+        second: SLOTS / 64,
+        dests: 4096,
+        services: 64,
+        lists: 1 << 20,
+    };
+    bpf::with_sizes(&sizes, |program| {
+        driver::pin()?;
+        cases::world()?;
+        let mut driver = Driver::new(program.lb()?, program.card(Nic::Front))?;
+        let mut figures = Vec::new();
+        for case in cases {
+            let name = case.name();
+            let figure = one(case, program, &mut driver, effort).with_context(|| format!("case {name}"))?;
+            show(&figure);
+            figures.push(figure);
+        }
+        Ok(figures)
+    })
+}
+
+fn one(case: Case, program: &mut Program, driver: &mut Driver, effort: Effort) -> Result<Figure> {
+    let mut plan = case.set_up(program, driver, SLOTS)?;
+    let mut floor_plan = plan;
+    let packets = share(&case, effort);
+    // One round that does not count: caches, branch predictors, next hops.
+    driver.run(Target::Floor, &mut floor_plan, packets)?;
+    driver.run(Target::Lb, &mut plan, packets)?;
+    let before = program.maps().reasons()?;
+    let (mut floors, mut raws, mut deltas) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..effort.rounds {
+        let floor = driver.run(Target::Floor, &mut floor_plan, packets)?;
+        let raw = driver.run(Target::Lb, &mut plan, packets)?;
+        ensure!(floor.verdict == XDP_TX, "the floor program's verdict is {}", floor.verdict);
+        floors.push(floor.ns);
+        raws.push(raw.ns);
+        deltas.push(raw.ns - floor.ns);
+    }
+    let verdicts = moved(&before, &program.maps().reasons()?);
+    let packets = u64::from(effort.rounds) * u64::from(packets);
+    let expected = verdicts.get(case.expected().label()).copied().unwrap_or(0);
+    let right = expected as f64 >= packets as f64 * (1.0 - TOLERANCE);
+    deltas.sort_by(f64::total_cmp);
+    let quarter = deltas.len() / 4;
+    let noise_ns = (deltas[deltas.len() - 1 - quarter] - deltas[quarter]) / 2.0;
+    let best_ns = least(&raws) - least(&floors);
+    let (floor_ns, raw_ns) = (median(floors), median(raws));
+    Ok(Figure { case, floor_ns, raw_ns, best_ns, noise_ns, packets, verdicts, right })
+}
+
+const XDP_TX: u32 = 3;
+
+/// Packets in a round: new connections must not fill more than half of the table in all rounds together.
+fn share(case: &Case, effort: Effort) -> u32 {
+    match case.kind {
+        Kind::New(..) => effort.packets.min(SLOTS / 2 / (effort.rounds + 1)),
+        _ => effort.packets,
+    }
+}
+
+fn least(values: &[f64]) -> f64 {
+    values.iter().copied().fold(f64::INFINITY, f64::min)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
+}
+
+/// The reasons that were counted between two readings, and how often.
+pub fn moved(before: &[u64], after: &[u64]) -> BTreeMap<&'static str, u64> {
+    let counts = Reason::ALL.iter().zip(before.iter().zip(after));
+    counts.filter(|(_, (b, a))| a != b).map(|(reason, (b, a))| (reason.label(), a.wrapping_sub(*b))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians() {
+        assert!((median(vec![3.0, 1.0, 2.0]) - 2.0).abs() < f64::EPSILON);
+        assert!((median(vec![4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn no_two_cases_have_one_name() {
+        let mut names: Vec<String> = Case::all().iter().map(Case::name).collect();
+        let all = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+}

@@ -1,0 +1,12 @@
+//! What a packet costs in the loaded program: `cargo xtask bench packet` (docs/performance.md).
+//!
+//! - [`driver`]: the program that makes the packets and calls the one under test, and the clock it is run by.
+//! - [`cases`]: what is measured: rules, packets, and what has to become of them.
+//! - [`measure`]: rounds, medians, checks.
+//! - [`report`] and [`plot`]: the table, the file for other programs, the picture.
+
+pub mod cases;
+pub mod driver;
+pub mod measure;
+pub mod plot;
+pub mod report;

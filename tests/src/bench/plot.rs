@@ -1,0 +1,106 @@
+//! Figures as a picture: established connections by their number, new ones by their scheduler.
+
+use std::path::Path as File;
+
+use anyhow::{Context as _, Result};
+use lb_common::addr::{Family, Proto};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+
+use super::cases::{Case, Kind, Path};
+use super::measure::Figure;
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+const COLOURS: [RGBColor; 6] = [
+    RGBColor(31, 119, 180),
+    RGBColor(214, 39, 40),
+    RGBColor(44, 160, 44),
+    RGBColor(148, 103, 189),
+    RGBColor(255, 127, 14),
+    RGBColor(127, 127, 127),
+];
+
+/// Draws what there is of these figures.
+pub fn draw(figures: &[Figure], file: &File) -> Result<()> {
+    let whole = SVGBackend::new(file, (1200, 1000)).into_drawing_area();
+    whole.fill(&WHITE)?;
+    let parts = whole.split_evenly((2, 2));
+    let charts = [(Family::V4, Proto::TCP), (Family::V6, Proto::TCP), (Family::V4, Proto::UDP)];
+    for (area, (family, proto)) in parts.iter().zip(charts) {
+        established(figures, family, proto, area)?;
+    }
+    new_connections(figures, &parts[3])?;
+    whole.present().with_context(|| format!("writing {}", file.display()))
+}
+
+fn established(figures: &[Figure], family: Family, proto: Proto, area: &Area<'_>) -> Result<()> {
+    let lines: Vec<(&str, Vec<(f64, f64)>)> = [Path::Dr, Path::Ipip, Path::Gue, Path::NatIn, Path::NatReply]
+        .iter()
+        .map(|path| (path.name(), points(figures, family, proto, *path)))
+        .collect();
+    let version = if family == Family::V4 { 4 } else { 6 };
+    let title = format!("established, IPv{version} {}", if proto == Proto::TCP { "TCP" } else { "UDP" });
+    let top = lines.iter().flat_map(|(_, points)| points).map(|(_, ns)| *ns).fold(10.0, f64::max) * 1.1;
+    let mut chart = ChartBuilder::on(area)
+        .caption(title, ("sans-serif", 20))
+        .margin(12)
+        .x_label_area_size(40)
+        .y_label_area_size(50)
+        .build_cartesian_2d((1.0..1_000_000.0).log_scale(), 0.0..top)?;
+    chart
+        .configure_mesh()
+        .x_desc("flows")
+        .y_desc("ns above the floor")
+        .x_label_formatter(&|flows| format!("{flows:.0}"))
+        .draw()?;
+    for ((name, points), colour) in lines.into_iter().zip(COLOURS) {
+        chart
+            .draw_series(LineSeries::new(points, colour.stroke_width(2)).point_size(3))?
+            .label(name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK.mix(0.3))
+        .draw()?;
+    Ok(())
+}
+
+fn points(figures: &[Figure], family: Family, proto: Proto, path: Path) -> Vec<(f64, f64)> {
+    let of = |figure: &Figure| match figure.case {
+        Case { family: f, proto: p, kind: Kind::Established(by, flows) }
+            if (f, p, by) == (family, proto, path) =>
+        {
+            Some((f64::from(flows), figure.delta_ns()))
+        }
+        _ => None,
+    };
+    figures.iter().filter_map(of).collect()
+}
+
+fn new_connections(figures: &[Figure], area: &Area<'_>) -> Result<()> {
+    let bars: Vec<(String, f64)> = figures
+        .iter()
+        .filter(|figure| matches!(figure.case.kind, Kind::New(..) | Kind::Flood))
+        .map(|figure| (figure.case.name(), figure.delta_ns()))
+        .collect();
+    let right = bars.iter().map(|(_, ns)| *ns).fold(10.0, f64::max) * 1.3;
+    let rows = bars.len().max(1) as f64;
+    let mut chart = ChartBuilder::on(area)
+        .caption("new connections, IPIP", ("sans-serif", 20))
+        .margin(12)
+        .x_label_area_size(40)
+        .y_label_area_size(10)
+        .build_cartesian_2d(0.0..right, 0.0..rows)?;
+    chart.configure_mesh().disable_y_mesh().disable_y_axis().x_desc("ns above the floor").draw()?;
+    for (row, (name, ns)) in bars.iter().rev().enumerate() {
+        let (low, high) = (row as f64 + 0.15, row as f64 + 0.85);
+        chart.draw_series([Rectangle::new([(0.0, low), (*ns, high)], COLOURS[0].mix(0.5).filled())])?;
+        let label = format!("{name}: {ns:.0}");
+        chart.draw_series([Text::new(label, (right * 0.01, high), ("sans-serif", 12))])?;
+    }
+    Ok(())
+}

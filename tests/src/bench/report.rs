@@ -1,0 +1,50 @@
+//! Figures as a table for people and as JSON for programs.
+
+use serde_json::{Value, json};
+
+use super::measure::Figure;
+
+/// The table's first line.
+pub fn heading() -> String {
+    format!(
+        "{:<22} {:>8} {:>8} {:>8} {:>7} {:>7} {:>6}  verdicts",
+        "case", "floor", "raw", "delta", "best", "noise", "ratio"
+    )
+}
+
+/// A figure's line.
+pub fn line(figure: &Figure) -> String {
+    let counted: Vec<String> = figure.verdicts.iter().map(|(name, n)| format!("{name} {n}")).collect();
+    format!(
+        "{:<22} {:>8.1} {:>8.1} {:>8.1} {:>7.1} {:>7.1} {:>6.2}  {}{}",
+        figure.case.name(),
+        figure.floor_ns,
+        figure.raw_ns,
+        figure.delta_ns(),
+        figure.best_ns,
+        figure.noise_ns,
+        figure.ratio(),
+        counted.join(", "),
+        if figure.right { "" } else { "  WRONG" },
+    )
+}
+
+/// All figures. Nanoseconds for a packet.
+pub fn json(figures: &[Figure]) -> Value {
+    figures.iter().map(row).collect()
+}
+
+fn row(figure: &Figure) -> Value {
+    let tenth = |ns: f64| (ns * 10.0).round() / 10.0;
+    json!({
+        "case": figure.case.name(),
+        "floor_ns": tenth(figure.floor_ns),
+        "raw_ns": tenth(figure.raw_ns),
+        "delta_ns": tenth(figure.delta_ns()),
+        "best_ns": tenth(figure.best_ns),
+        "noise_ns": tenth(figure.noise_ns),
+        "ratio": (figure.ratio() * 100.0).round() / 100.0,
+        "packets": figure.packets,
+        "verdicts": figure.verdicts,
+    })
+}

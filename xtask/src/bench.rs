@@ -1,0 +1,45 @@
+//! `cargo xtask bench`: what the balancer costs.
+//!
+//! Like the demo, the measuring is done by a program of `lb-tests` (`lb-bench`), started from here once set-up is done.
+
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+
+use crate::{build, command, setup};
+
+/// What to measure.
+#[derive(clap::Subcommand)]
+pub enum What {
+    /// Nanoseconds of a packet in the loaded program, above a program that does nothing but send (root)
+    Packet(Options),
+}
+
+/// How to measure.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Few rounds: a first look
+    #[arg(long)]
+    quick: bool,
+    /// Only cases whose name contains this
+    #[arg(long, value_name = "FILTER")]
+    case: Option<String>,
+}
+
+/// Where results go, in the workspace's folder.
+const RESULTS: &str = "target/bench";
+
+/// Set-up, build, measure.
+pub fn run(what: &What) -> Result<()> {
+    let What::Packet(options) = what;
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "the benchmark loads programs for the kernel: run it as root"
+    );
+    setup::toolchain()?;
+    let mut bench = Command::new(build::test_program("lb-bench")?);
+    bench.current_dir(command::root()).args(["packet", "--out", RESULTS]);
+    bench.args(options.quick.then_some("--quick"));
+    bench.args(options.case.iter().flat_map(|filter| ["--case", filter]));
+    command::run(&mut bench)
+}
