@@ -10,7 +10,7 @@ use lb_tests::peer::iperf::{self, Direction};
 use lb_tests::shell::Shell;
 use lb_tests::topo::{self, Plan};
 
-/// 搭建LVS负载均衡环境实验, NAT. The lab asks from the balancer itself; here a client does.
+/// 搭建LVS负载均衡环境实验, NAT.
 pub fn nat_first_lab() -> Result<()> {
     need::network()?;
     let set = topo::nat_wiring(&Plan::new("10.0.1.1", &["10.211.55.69", "10.211.55.70"])?)?;
@@ -31,9 +31,11 @@ pub fn nat_first_lab() -> Result<()> {
   -> 10.211.55.70:80              Masq    1      0          0·········
 ",
     ))?;
-    let client = Shell::at(&set.client.netns)?;
-    ensure!(client.ok("curl http://10.0.1.1")? == "10.211.55.70\n");
-    ensure!(client.ok("curl http://10.0.1.1")? == "10.211.55.69\n");
+    // On the balancer itself, as the lab has it, and then from a client.
+    for host in [Shell::at(&set.balancer.netns)?, Shell::at(&set.client.netns)?] {
+        ensure!(host.ok("curl http://10.0.1.1")? == "10.211.55.70\n");
+        ensure!(host.ok("curl http://10.0.1.1")? == "10.211.55.69\n");
+    }
     drive::services(&set, NAT)[0].serves_in_turn(&set)
 }
 

@@ -3,6 +3,7 @@
 
 mod attach;
 mod conns;
+mod local;
 mod places;
 
 lb_tests::tests! {
@@ -22,8 +23,11 @@ lb_tests::tests! {
     weight_zero_keeps_connections,
     a_deleted_dest_comes_back_with_its_connections,
     many_clients_at_once,
+    clients_on_the_balancer_itself,
+    datagrams_of_the_balancer_itself,
 }
 
 use attach::*;
 use conns::*;
+use local::*;
 use places::*;
