@@ -39,10 +39,14 @@ pub struct Change {
     pub(super) meter: Meter,
     /// Deleted dests, by service and address.
     pub(super) trash: HashMap<(ServiceKey, DestId), u32>,
-    /// Dests that leave with the next publication.
-    pub(super) leaving: HashSet<u32>,
+    /// Dests that leave with the next publication, by service and address.
+    pub(super) leaving: HashMap<(ServiceKey, DestId), u32>,
     /// Services that leave with it.
     pub(super) removed: Vec<Row>,
+    /// Their slots, until one of them is given to a new service.
+    pub(super) left_slots: Vec<u32>,
+    /// One was.
+    pub(super) inherits_slots: bool,
     /// NICs that packets leave by, not yet in the egress map.
     pub(super) egress: HashSet<u32>,
     /// Room has been taken that may still be read by packets of before.
@@ -62,8 +66,10 @@ impl Change {
             books: Books::read(pins::fd(&rules.books)).context("reading the counters")?,
             meter: Meter::new().context("counting CPUs")?,
             trash: HashMap::new(),
-            leaving: HashSet::new(),
+            leaving: HashMap::new(),
             removed: Vec::new(),
+            left_slots: Vec::new(),
+            inherits_slots: false,
             egress: HashSet::new(),
             must_wait: false,
             rules,
@@ -141,13 +147,22 @@ impl Change {
             return Err(Refusal::ServiceExists);
         }
         self.fits(1 + sched::table_len(conf.scheduler))?;
-        let room = self.service_slots.alloc().ok_or(Refusal::NoMemory)?;
-        self.must_wait |= room.wrapped;
+        let slot = self.service_slot().ok_or(Refusal::NoMemory)?;
         let serial = self.rules.settings()?.spare[spare::SERIAL].fetch_add(1).wrapping_add(1);
-        let mut row = Row::new(key, room.start, serial);
+        let mut row = Row::new(key, slot, serial);
         row.set_conf(conf);
         self.table.rows.insert(key, row);
         Ok(())
+    }
+
+    /// A free slot, else that of a service which leaves: a whole table can be replaced by another one at once.
+    fn service_slot(&mut self) -> Option<u32> {
+        if let Some(room) = self.service_slots.alloc() {
+            self.must_wait |= room.wrapped;
+            return Some(room.start);
+        }
+        self.inherits_slots = true;
+        self.left_slots.pop()
     }
 
     /// Replaces a service's settings.
@@ -170,8 +185,13 @@ impl Change {
     /// Deletes a service and its dests.
     pub fn delete_service(&mut self, id: &ServiceId) -> Refused<()> {
         let row = self.table.rows.remove(&ServiceKey::from(*id)).ok_or(Refusal::NoSuchService)?;
-        self.leaving.extend(&row.list);
+        for slot in &row.list {
+            if let Some(dest) = self.rules.dests.get(*slot) {
+                self.leaving.insert((row.key, dests::id(dest)), *slot);
+            }
+        }
         self.books.drop_book(row.value.slot | OF_SERVICE);
+        self.left_slots.push(row.value.slot);
         self.removed.push(row);
         Ok(())
     }
@@ -207,12 +227,7 @@ impl Change {
         conf: &DestConf,
         place: &Place,
     ) -> Refused<u32> {
-        let left = self.leaving.iter().copied().find(|slot| {
-            self.rules
-                .dests
-                .get(*slot)
-                .is_some_and(|d| dests::owner(d).key == owner.key && dests::id(d) == *id)
-        });
+        let left = self.leaving.get(&(owner.key, *id)).copied();
         let back = left.or_else(|| self.trash.get(&(owner.key, *id)).copied());
         let Some(slot) = back else { return self.new_slot(owner, id, conf, place) };
         let dest = self.rules.dests.get(slot).context("a dest's slot is out of range")?;
@@ -224,7 +239,7 @@ impl Change {
         if !same || left.is_none() {
             self.books.disinherit(owner.slot, raw);
         }
-        self.leaving.remove(&slot);
+        self.leaving.remove(&(owner.key, *id));
         self.trash.remove(&(owner.key, *id));
         dests::revive(dest, owner, id, conf, place);
         Ok(slot)
@@ -237,7 +252,13 @@ impl Change {
         conf: &DestConf,
         place: &Place,
     ) -> Refused<u32> {
-        let room = self.dest_slots.alloc().ok_or(Refusal::NoMemory)?;
+        let room = match self.dest_slots.alloc() {
+            Some(room) => room,
+            None => {
+                self.empty_trash()?;
+                self.dest_slots.alloc().ok_or(Refusal::NoMemory)?
+            }
+        };
         if room.wrapped {
             // Packets may still be reading what the slot was before.
             syscall::wait_for_readers()?;
@@ -247,6 +268,26 @@ impl Change {
         let dest = self.rules.dests.get(room.start).context("a dest's slot is out of range")?;
         dests::write(dest, owner, id, conf, place);
         Ok(room.start)
+    }
+
+    /// Throws away before its time what no connection names: where slots have run out, they are needed more.
+    fn empty_trash(&mut self) -> Result<()> {
+        let idle = |slot: &u32| self.rules.dests.get(*slot).is_some_and(|dest| !dests::referenced(dest));
+        if !self.trash.values().any(idle) {
+            return Ok(());
+        }
+        // A packet that has just chosen one of them may be about to name it.
+        syscall::wait_for_readers()?;
+        for slot in self.trash.values() {
+            let Some(dest) = self.rules.dests.get(*slot) else { continue };
+            if !dests::referenced(dest) {
+                dest.status.swap(0);
+                self.dest_slots.set(*slot, false);
+                self.books.drop_book(*slot);
+            }
+        }
+        self.trash.retain(|_, slot| self.rules.dests.get(*slot).is_some_and(dests::used));
+        Ok(())
     }
 
     /// Replaces a dest's settings.
@@ -263,7 +304,8 @@ impl Change {
     pub fn delete_dest(&mut self, service: &ServiceId, id: &DestId) -> Refused<()> {
         let row = self.row(service).ok_or(Refusal::ServiceNotDefined)?;
         let slot = row.dest(&self.rules, id).ok_or(Refusal::NoSuchDest)?;
-        self.leaving.insert(slot);
+        let key = ServiceKey::from(*service);
+        self.leaving.insert((key, *id), slot);
         self.relist(service, |list| list.retain(|other| *other != slot))
     }
 

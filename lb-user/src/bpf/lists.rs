@@ -81,13 +81,14 @@ impl Regions {
 #[derive(Debug)]
 pub struct Slots {
     used: Vec<bool>,
+    free: usize,
     next: u32,
 }
 
 impl Slots {
     /// None, of `size`; the search starts at `next`.
     pub fn new(size: u32, next: u32) -> Self {
-        Self { used: vec![false; size as usize], next: if next < size { next } else { 0 } }
+        Self { used: vec![false; size as usize], free: size as usize, next: if next < size { next } else { 0 } }
     }
 
     /// Where the next search starts.
@@ -97,13 +98,20 @@ impl Slots {
 
     /// Is it in use?
     pub fn set(&mut self, slot: u32, used: bool) {
-        if let Some(place) = self.used.get_mut(slot as usize) {
-            *place = used;
+        let Some(place) = self.used.get_mut(slot as usize) else { return };
+        match (std::mem::replace(place, used), used) {
+            (false, true) => self.free -= 1,
+            (true, false) => self.free += 1,
+            _ => (),
         }
     }
 
     /// A free one.
     pub fn alloc(&mut self) -> Option<Room> {
+        // Said at once: a restore may ask thousands of times more.
+        if self.free == 0 {
+            return None;
+        }
         let next = self.next as usize;
         let free = |used: &bool| !used;
         let found = match self.used.iter().skip(next).position(free) {

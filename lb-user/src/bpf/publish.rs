@@ -114,7 +114,9 @@ impl Change {
                     self.regions.free(row.value.table);
                 }
             }
-            self.service_slots.set(row.value.slot, false);
+        }
+        for slot in std::mem::take(&mut self.left_slots) {
+            self.service_slots.set(slot, false);
         }
         Ok(())
     }
@@ -124,6 +126,10 @@ impl Change {
         let values: Vec<Service> = changed.iter().map(|row| row.value).collect();
         syscall::update_many(pins::fd(&self.rules.services), &keys, &values)
             .context("writing the services")?;
+        if std::mem::take(&mut self.inherits_slots) {
+            // Nobody may still be moving the cursor of the service that had the slot before.
+            syscall::wait_for_readers()?;
+        }
         for row in changed {
             self.set_cursor(row);
         }
@@ -155,7 +161,7 @@ impl Change {
     /// Dests that have left go to the trash; their services keep their counters.
     fn retire_dests(&mut self) -> Result<()> {
         let now = seconds();
-        for slot in std::mem::take(&mut self.leaving) {
+        for slot in std::mem::take(&mut self.leaving).into_values() {
             let scans = self.scans_since(now);
             let Some(dest) = self.rules.dests.get(slot) else { continue };
             dests::retire(dest, now, scans);
@@ -192,7 +198,7 @@ impl Change {
         for dest in listed.filter_map(|slot| self.rules.dests.get(*slot)) {
             set(dest.family(), &dest.address());
         }
-        let gone = self.trash.values().chain(&self.leaving);
+        let gone = self.trash.values().chain(self.leaving.values());
         for dest in gone.filter_map(|slot| self.rules.dests.get(*slot)) {
             let key = dests::owner(dest).key;
             if is_live(key.family) {
