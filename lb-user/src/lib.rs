@@ -5,6 +5,7 @@
 //! | [`start`] | which tool is meant, by the program's name or the first word |
 //! | [`cli`] | ipvsadm's grammar, listings, save and restore |
 //! | [`control`] | the nouns, the rules, the trait behind which the tables live |
+//! | [`privilege`] | may this process do any of it |
 //! | [`program`] | the kernel program's object |
 //! | [`bpf`] | the tables in the kernel behind that trait; attaching |
 //! | [`verbs`] | attach, detach, status: what ipvsadm has no words for |
@@ -12,6 +13,7 @@
 pub mod bpf;
 pub mod cli;
 pub mod control;
+pub mod privilege;
 pub mod program;
 pub mod start;
 pub mod verbs;

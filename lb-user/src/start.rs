@@ -11,6 +11,7 @@ use crate::cli::names::SystemNames;
 use crate::cli::run::{Session, Streams, unreachable};
 use crate::control::balancer::Balancer;
 use crate::control::refusal::Refusal;
+use crate::privilege;
 use crate::verbs;
 
 /// Which tool is meant, and its words.
@@ -47,6 +48,10 @@ impl Tool {
             return tool;
         }
         match words.split_first() {
+            // What every other tool has.
+            Some((first, [])) if first == "help" => {
+                Self::Ipvsadm { program: program.to_owned(), words: vec!["-h".to_owned()], with_verbs: true }
+            }
             Some((first, rest)) if !first.starts_with('-') => {
                 Self::named(first, &format!("{program} {first}"), rest).unwrap_or(Self::Verb)
             }
@@ -108,7 +113,9 @@ fn free_text(tool: &Tool) -> Option<String> {
     let Tool::Ipvsadm { program, words, with_verbs: true } = tool else { return None };
     match words.first().map(String::as_str) {
         Some("-h" | "--help") => Some(help::help(program, &verbs::usage(program))),
-        Some("-v" | "--version") => Some(format!("{}\n", help::VERSION)),
+        Some("-v" | "--version") => {
+            Some(format!("{}\nlb-user {}\n", help::VERSION, env!("CARGO_PKG_VERSION")))
+        }
         _ => None,
     }
 }
@@ -121,7 +128,7 @@ fn print(text: &str) -> ExitCode {
 }
 
 fn with_store(tool: &Tool) -> u8 {
-    let opened = if is_root() { verbs::open_store() } else { Err(Refusal::Permission) };
+    let opened = if privilege::have() { verbs::open_store() } else { Err(Refusal::Permission) };
     let mut balancer = match opened {
         Ok(store) => Balancer::new(store),
         Err(why) => return unreachable(&why, &mut io::stderr()),
@@ -147,11 +154,6 @@ fn with_store(tool: &Tool) -> u8 {
     }
 }
 
-fn is_root() -> bool {
-    // SAFETY: takes nothing, touches no memory and cannot fail.
-    unsafe { libc::geteuid() == 0 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::Tool;
@@ -173,6 +175,7 @@ mod tests {
         assert_eq!(tool("lb-user -Ln"), ipvsadm("lb-user", &["-Ln"], true));
         assert_eq!(tool("lb-user ipvsadm -Ln"), ipvsadm("lb-user ipvsadm", &["-Ln"], false));
         assert_eq!(tool("./lb-user"), ipvsadm("./lb-user", &["-h"], true));
+        assert_eq!(tool("lb-user help"), ipvsadm("lb-user", &["-h"], true));
         assert_eq!(tool("lb-user attach eth0"), Tool::Verb);
         assert_eq!(tool("/sbin/ipvsadm-restore -n"), Tool::Restore);
         assert_eq!(tool("lb-user ipvsadm-restore"), Tool::Restore);

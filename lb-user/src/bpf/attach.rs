@@ -107,7 +107,9 @@ fn sizes(dir: &Path, rules: &Rules, connections: Option<u32>) -> Result<Sizes> {
         Some(present) => present,
         None => {
             clear_traffic(dir)?;
-            return Ok(connections.map_or_else(Sizes::usual, Sizes::of));
+            let sizes = connections.map_or_else(Sizes::usual, Sizes::of);
+            sizes.fit_memory()?;
+            return Ok(sizes);
         }
     };
     let asked = connections.map_or(present, Sizes::of);
@@ -125,6 +127,7 @@ fn sizes(dir: &Path, rules: &Rules, connections: Option<u32>) -> Result<Sizes> {
         "the connection table has room for {} connections and is in use; `lb-user detach --purge` forgets them",
         present.connections()
     );
+    asked.fit_memory()?;
     clear_traffic(dir)?;
     Ok(asked)
 }

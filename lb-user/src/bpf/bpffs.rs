@@ -83,7 +83,9 @@ fn mount_usual() -> Result<()> {
         return Ok(());
     }
     if !Path::new(USUAL).is_dir() {
-        bail!("{USUAL} does not exist: mount sysfs on /sys, or name a BPF file system with --bpffs");
+        bail!(
+            "{USUAL} does not exist: mount sysfs on /sys, or name a BPF file system with --bpffs or $LB_USER_BPFFS"
+        );
     }
     mount("bpf", USUAL, "bpf", MountFlags::empty(), c"mode=0700")
         .with_context(|| format!("no BPF file system is mounted, and mounting one on {USUAL} failed"))

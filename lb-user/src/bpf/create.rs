@@ -159,6 +159,23 @@ impl Sizes {
         u64::from(self.buckets_v4) * 8 / SPARE
     }
 
+    /// Tables that take all memory would have the kernel kill processes.
+    pub fn fit_memory(&self) -> Result<()> {
+        const MIB: u64 = 1 << 20;
+        let wanted = (u64::from(self.buckets_v4) + u64::from(self.buckets_v6)) * 256;
+        let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+        let kib = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        ensure!(
+            kib.is_none_or(|kib| wanted < kib << 10),
+            "room for {} connections takes {} MiB of memory, of which {} are available: ask for fewer",
+            self.connections(),
+            wanted / MIB,
+            kib.unwrap_or_default() >> 10
+        );
+        Ok(())
+    }
+
     fn of_map(&self, name: &str) -> Option<u32> {
         Some(match name {
             "conns4" => self.buckets_v4,

@@ -88,7 +88,11 @@ pub struct Slots {
 impl Slots {
     /// None, of `size`; the search starts at `next`.
     pub fn new(size: u32, next: u32) -> Self {
-        Self { used: vec![false; size as usize], free: size as usize, next: if next < size { next } else { 0 } }
+        Self {
+            used: vec![false; size as usize],
+            free: size as usize,
+            next: if next < size { next } else { 0 },
+        }
     }
 
     /// Where the next search starts.

@@ -15,6 +15,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::bpf::store::BpfStore;
 use crate::control::refusal::Result;
 use crate::control::store::Store;
+use crate::privilege;
 
 /// IPVS in XDP: a load balancer with ipvsadm's commands.
 #[derive(Debug, Parser)]
@@ -45,7 +46,8 @@ pub struct Pins {
 impl Pins {
     /// The directory that was asked for, by option or by environment.
     pub fn wanted(&self) -> Option<PathBuf> {
-        self.bpffs.clone().or_else(|| std::env::var_os("LB_USER_BPFFS").map(PathBuf::from))
+        let named = || std::env::var_os("LB_USER_BPFFS").filter(|dir| !dir.is_empty());
+        self.bpffs.clone().or_else(|| named().map(PathBuf::from))
     }
 }
 
@@ -63,7 +65,12 @@ fn say(lines: &[String]) -> anyhow::Result<()> {
 
 /// Runs a verb; errors are one line.
 pub fn main(argv: &[String]) -> ExitCode {
-    let ran = match Line::parse_from(argv).verb {
+    let verb = Line::parse_from(argv).verb;
+    if !matches!(verb, Verb::Man(_)) && !privilege::have() {
+        eprintln!("{}", privilege::lack());
+        return ExitCode::FAILURE;
+    }
+    let ran = match verb {
         Verb::Attach(args) => attach::run(&args),
         Verb::Detach(args) => detach::run(&args),
         Verb::Status(args) => status::run(&args),
@@ -91,7 +98,7 @@ pub fn usage(program: &str) -> String {
         let usage = verb.clone().render_usage().to_string();
         let words = usage.trim_start_matches("Usage: ");
         let about = verb.get_about().map(ToString::to_string).unwrap_or_default();
-        format!("  {:<36}  {about}\n", format!("{program} {words}"))
+        format!("  {:<40}  {about}\n", format!("{program} {words}"))
     };
     format!(
         "\nVerbs (`{program} VERB --help` tells more):\n{}",
