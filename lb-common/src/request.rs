@@ -35,6 +35,9 @@ impl Request {
 pub mod verb {
     /// Start the expiry sweep, or let this program take it over.
     pub const START_SWEEP: u32 = 1;
+    /// Take out the connections of dests that are gone, in buckets `first`, `first + 1`, … `second` of them, of both
+    /// families (expire_nodest_conn).
+    pub const EXPIRE_GONE: u32 = 2;
 }
 
 /// What is answered, as the program's verdict.

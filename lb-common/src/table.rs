@@ -637,12 +637,18 @@ pub fn renew_template<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, now: u32) {
 /// left.
 #[inline(always)]
 pub fn sweep<F: Ip, T: Tables>(t: &T, n: u32, now: u32) -> u32 {
+    sweep_for::<F, T, false>(t, n, now)
+}
+
+/// [`sweep`]; `GONE`: not for what has expired, but for what belongs to a dest that is gone.
+#[inline(always)]
+fn sweep_for<F: Ip, T: Tables, const GONE: bool>(t: &T, n: u32, now: u32) -> u32 {
     let Some(bucket) = t.bucket::<F>(n) else { return 0 };
-    let mut left = sweep_ways::<F, T>(t, bucket, base::<F>(n), now);
+    let mut left = sweep_ways::<F, T, GONE>(t, bucket, base::<F>(n), now);
     if bucket.way(0).tag().load() & tag::OVERFLOW != 0
         && let Some(second) = t.overflow::<F>(n)
     {
-        let more = sweep_ways::<F, T>(t, second, base::<F>(n) | SLOT_OVERFLOW, now);
+        let more = sweep_ways::<F, T, GONE>(t, second, base::<F>(n) | SLOT_OVERFLOW, now);
         if more == 0 {
             drop_second::<F, T>(t, bucket, second, n);
         }
@@ -652,14 +658,14 @@ pub fn sweep<F: Ip, T: Tables>(t: &T, n: u32, now: u32) -> u32 {
 }
 
 #[inline(always)]
-fn sweep_ways<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, base: u32, now: u32) -> u32 {
+fn sweep_ways<F: Ip, T: Tables, const GONE: bool>(t: &T, bucket: &F::Bucket, base: u32, now: u32) -> u32 {
     let mut left = 0;
     let mut way = 0;
     while way < F::Entry::WAYS {
         let entry = bucket.way(way);
         let ctl_word = entry.life().ctl.load_acquire();
         if ctl::is_live(ctl_word) {
-            left += sweep_entry::<F, T>(t, entry, ctl_word, base + way, now);
+            left += sweep_entry::<F, T, GONE>(t, entry, ctl_word, base + way, now);
         } else if ctl_word & ctl::STATUS == ctl::BUSY {
             left += 1;
         }
@@ -670,14 +676,27 @@ fn sweep_ways<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, base: u32, now: u32) 
 
 /// 1 if the entry stays.
 #[inline(always)]
-fn sweep_entry<F: Ip, T: Tables>(t: &T, entry: &F::Entry, ctl_word: u32, slot: u32, now: u32) -> u32 {
+fn sweep_entry<F: Ip, T: Tables, const GONE: bool>(
+    t: &T,
+    entry: &F::Entry,
+    ctl_word: u32,
+    slot: u32,
+    now: u32,
+) -> u32 {
     let life = entry.life();
     let tag_word = entry.tag().load();
-    if !expired(t.settings(), tag_word, ctl_word, life.last.load(), now) {
+    let due = if GONE {
+        belongs_to_none(t, life)
+    } else {
+        expired(t.settings(), tag_word, ctl_word, life.last.load(), now)
+    };
+    if !due {
         return 1;
     }
     if held(tag_word, life) {
-        linger(t, entry.tag(), life, now);
+        if !GONE {
+            linger(t, entry.tag(), life, now);
+        }
         return 1;
     }
     let hit = Hit::<F> { entry, ctl: ctl_word, dest: 0, slot };
@@ -720,6 +739,28 @@ fn drop_second<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, second: &F::Bucket, 
         t.overflow_drop::<F>(n);
     }
     release_lock(lock);
+}
+
+/// Has its dest been deleted?
+#[inline(always)]
+fn belongs_to_none<T: Tables>(t: &T, life: &Life) -> bool {
+    let word = life.dest.load();
+    word & bound::NO_DEST == 0 && t.dest(word & bound::DEST).is_some_and(|dest| !dest.available())
+}
+
+/// Takes out the connections of dests that are gone, and templates nothing depends on, in buckets `from`, `from + 1`, …
+/// `count` of them, as far as there are so many.
+#[inline(always)]
+pub fn expire_gone<F: Ip, T: Tables>(t: &T, from: u32, count: u32, now: u32) {
+    let mut acc = (from, now);
+    t.repeat(count, &mut acc, |t, (from, now), i| {
+        let n = from.wrapping_add(i);
+        if n > t.bucket_mask::<F>() {
+            return ControlFlow::Break(());
+        }
+        sweep_for::<F, T, true>(t, n, *now);
+        ControlFlow::Continue(())
+    });
 }
 
 /// Sweeps buckets `from`, `from + 1`, … `count` of them, wrapping. Returns entries left in them.

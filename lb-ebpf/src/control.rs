@@ -1,10 +1,14 @@
 //! What user space asks to be done to the tables that only programs write. A request is a "packet" handed to
 //! `lb_control` by BPF_PROG_TEST_RUN; the verdict is the answer.
 
+use lb_common::ip::{V4, V6};
 use lb_common::packet::Packet;
 use lb_common::request::{self, Request};
+use lb_common::table;
+use lb_common::tables::Tables as _;
 
 use crate::frame::Frame;
+use crate::kernel::Kernel;
 use crate::sweep;
 
 /// Carries out the request in the packet.
@@ -18,6 +22,13 @@ pub fn run(frame: &mut Frame) -> u32 {
             } else {
                 request::status::FAILED
             }
+        }
+        request::verb::EXPIRE_GONE => {
+            let (from, count) = (u32::from_le_bytes(request.first), u32::from_le_bytes(request.second));
+            let kernel = Kernel::detached();
+            table::expire_gone::<V4, Kernel>(&kernel, from, count, kernel.now());
+            table::expire_gone::<V6, Kernel>(&kernel, from, count, kernel.now());
+            request::status::DONE
         }
         _ => request::status::UNKNOWN,
     }
