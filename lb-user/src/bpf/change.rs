@@ -4,18 +4,21 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
+use lb_common::mark::MOST;
 use lb_common::sched::{self, BuildDest};
 use lb_common::service::ServiceKey;
 
 use super::clock::Now;
 use super::dests::{self, Place};
 use super::lists::{Regions, Slots};
+use super::marks::Marks;
 use super::pins::{self, DESTS, LISTS, Rules, SERVICES};
 use super::route::{Router, Way};
 use super::stats::{Books, Meter, OF_SERVICE};
 use super::table::{Row, Table};
 use super::{clock, syscall, trash};
 use crate::control::address::AddressKind;
+use crate::control::mark::Rule;
 use crate::control::model::{DestConf, DestId, ServiceConf, ServiceId};
 use crate::control::refusal::{Refusal, Result as Refused};
 
@@ -25,6 +28,8 @@ pub(super) mod spare {
     pub const DESTS: usize = 1;
     pub const SERVICES: usize = 2;
     pub const SERIAL: usize = 3;
+    /// Up to 39.
+    pub const SYSCTLS: usize = 8;
 }
 
 /// The tables with changes not yet published.
@@ -37,6 +42,9 @@ pub struct Change {
     pub(super) service_slots: Slots,
     pub(super) books: Books,
     pub(super) meter: Meter,
+    pub(super) marks: Marks,
+    /// The mark rules have to be written.
+    pub(super) remark: bool,
     /// Deleted dests, by service and address.
     pub(super) trash: HashMap<(ServiceKey, DestId), u32>,
     /// Dests that leave with the next publication, by service and address.
@@ -65,6 +73,8 @@ impl Change {
             service_slots: Slots::new(SERVICES, next(spare::SERVICES)),
             books: Books::read(pins::fd(&rules.books)).context("reading the counters")?,
             meter: Meter::new().context("counting CPUs")?,
+            marks: Marks::read(&rules)?,
+            remark: false,
             trash: HashMap::new(),
             leaving: HashMap::new(),
             removed: Vec::new(),
@@ -135,9 +145,29 @@ impl Change {
         &self.rules
     }
 
+    /// The mark rules.
+    pub fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
     /// All services.
     pub fn table(&self) -> &Table {
         &self.table
+    }
+
+    /// Changes the mark rules.
+    pub fn change_marks(&mut self, change: &mut dyn FnMut(&mut Vec<Rule>) -> Refused<()>) -> Refused<()> {
+        let mut rules = self.marks.rules.clone();
+        change(&mut rules)?;
+        if rules.len() > MOST as usize {
+            return Err(Refusal::Failed(format!(
+                "there is room for {MOST} mark rules, {} are too many",
+                rules.len()
+            )));
+        }
+        self.marks.replace(rules);
+        self.remark = true;
+        Ok(())
     }
 
     /// Adds a service.

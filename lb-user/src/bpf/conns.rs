@@ -1,11 +1,13 @@
 //! Reading the connection table while packets change it: control word, key, control word again.
 
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use lb_common::addr::{Addr, Port, Proto};
 use lb_common::conn::{Bucket4, Bucket6, Entry, Ways, bound, ctl, tag};
 use lb_common::ip::{Address as _, Ip, V4, V6};
+use lb_common::request::{Request, status, verb};
 use lb_common::settings::Settings;
 use lb_common::state;
 
@@ -27,6 +29,25 @@ pub fn rows(dir: &Path, rules: &Rules) -> Result<Vec<ConnRow>> {
     reader.family::<V4, Bucket4>(dir, "conns4", "overflow4")?;
     reader.family::<V6, Bucket6>(dir, "conns6", "overflow6")?;
     Ok(reader.rows)
+}
+
+/// Takes out the connections of dests that are gone. Nothing is attached yet: there are none.
+pub fn expire_gone(dir: &Path) -> Result<()> {
+    /// Buckets of one request: a few milliseconds.
+    const SHARE: u32 = 16_384;
+    let Ok(program) = syscall::open_pin(&dir.join("lb_control")) else { return Ok(()) };
+    let size = |name: &str| traffic(name)?.require(dir).and_then(|map| pins::entries(&map));
+    let buckets = size("conns4")?.max(size("conns6")?);
+    // Templates go when nothing depends on them any more: in a second round.
+    for from in (0..buckets).step_by(SHARE as usize).chain((0..buckets).step_by(SHARE as usize)) {
+        let request = Request::bytes(verb::EXPIRE_GONE, from, SHARE);
+        let answer = syscall::test_run(program.as_fd(), &request).context("expiring connections")?;
+        ensure!(
+            answer == status::DONE,
+            "the dest is deleted, but its connections live on: `lb-user attach` puts in a program that can expire them"
+        );
+    }
+    Ok(())
 }
 
 struct Reader<'a> {
@@ -86,14 +107,19 @@ impl Reader<'_> {
             return None;
         }
         let end = |addr: Addr, port: Port| End { addr: addr.to_ip(F::FAMILY), port };
-        let virt = end(flow.vaddr.wide(), flow.vport);
+        // A template that is no longer to be found is listed with a port nobody has.
+        let orphan = tag & (tag::TEMPLATE | tag::ORPHAN) == tag::TEMPLATE | tag::ORPHAN;
+        let virt = end(flow.vaddr.wide(), if orphan { Port::new(u16::MAX) } else { flow.vport });
+        // It, and one for several ports, has its virtual port at both ends.
+        let several = orphan || template && virt.port.is_zero();
+        let dest = self.dest(dest, virt);
         Some(ConnRow {
             proto: flow.proto,
             expires: left.max(0) as u64 / u64::from(self.now.hz.max(1)),
             state: name(flow.proto, state, template),
             client: end(flow.client.wide(), flow.cport),
             virt,
-            dest: self.dest(dest, virt),
+            dest: if several { End { port: virt.port, ..dest } } else { dest },
             engine: None,
         })
     }

@@ -10,6 +10,8 @@
 //! | [`table`] | services, dests and lists in memory, as the maps have them |
 //! | [`lists`] | room in the `lists` map |
 //! | [`dests`], [`trash`] | a dest's slot; what becomes of deleted ones |
+//! | [`marks`] | mark rules, and which addresses they make worth a look |
+//! | [`sysctls`] | sysctls in the settings |
 //! | [`change`], [`publish`] | changes held in memory; from there to the maps |
 //! | [`stats`] | counters, and what they are relative to |
 //! | [`conns`] | reading the connection table |
@@ -28,6 +30,7 @@ pub mod dests;
 pub mod lists;
 pub mod local;
 pub mod lock;
+pub mod marks;
 pub mod memory;
 pub mod netlink;
 pub mod pins;
@@ -38,5 +41,6 @@ pub mod stats;
 pub mod status;
 pub mod store;
 pub mod syscall;
+pub mod sysctls;
 pub mod table;
 pub mod trash;

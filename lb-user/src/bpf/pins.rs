@@ -10,6 +10,7 @@ use aya::maps::{MapData, MapError, MapType};
 use lb_common::conn::{Bucket4, Bucket6};
 use lb_common::dest::Dest;
 use lb_common::local::{Other, Peer};
+use lb_common::mark::{MOST, MarkRule};
 use lb_common::service::{SchedState, Service, ServiceKey};
 use lb_common::settings::Settings;
 use lb_common::tables::{Control, Counters, FILTER_BITS, FragKey, LAYOUT};
@@ -56,9 +57,10 @@ pub const LISTS: u32 = 1 << 20;
 pub const FILTER_WORDS: usize = 1 << (FILTER_BITS - 5);
 
 /// Maps of the rules: made by the first command that changes something. `settings` last: where it is, all are.
-pub const RULES: [Spec; 7] = [
+pub const RULES: [Spec; 8] = [
     array("filter", FILTER_WORDS * 4, Some(1)),
     hash("services", size_of::<ServiceKey>(), size_of::<Service>(), Some(SERVICES)),
+    array("marks", size_of::<MarkRule>(), Some(2 * MOST)),
     array("sched", size_of::<SchedState>(), Some(SERVICES)),
     array("lists", 4, Some(LISTS)),
     array("dests", size_of::<Dest>(), Some(DESTS)),
@@ -167,6 +169,8 @@ pub struct Rules {
     pub filter: Mapped<lb_common::cell::Cell32>,
     /// Services.
     pub services: MapData,
+    /// Mark rules.
+    pub marks: MapData,
     /// What schedulers remember.
     pub sched: Mapped<SchedState>,
     /// Lists and tables.
@@ -182,7 +186,7 @@ pub struct Rules {
 impl Rules {
     /// Opens them. `None`: there are none.
     pub fn open(dir: &Path) -> Result<Option<Self>> {
-        let [filter, services, sched, lists, dests, stats, settings] = &RULES;
+        let [filter, services, marks, sched, lists, dests, stats, settings] = &RULES;
         let Some(settings) = settings.open(dir)? else { return Ok(None) };
         let settings: Mapped<Settings> = map(&settings, 1)?;
         let layout = settings.get(0).map_or(0, |s| s.layout.load());
@@ -196,6 +200,7 @@ impl Rules {
             settings,
             filter: map(&filter.require(dir)?, FILTER_WORDS)?,
             services: services.require(dir)?,
+            marks: marks.require(dir)?,
             sched: map(&sched.require(dir)?, SERVICES as usize)?,
             lists: map(&lists.require(dir)?, LISTS as usize)?,
             dests: map(&dests.require(dir)?, DESTS as usize)?,

@@ -2,16 +2,19 @@
 //! filter bits that are new; lists and scheduler tables in room nobody reads; the services' values, each whole; what
 //! schedulers remember; how many services there are; then what has left.
 
+use std::collections::HashSet;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use lb_common::addr::{Addr, Family, Port, Proto};
+use lb_common::dest::Dest;
 use lb_common::ip::{A4, A6, Address as _, filter_bit};
 use lb_common::sched;
 use lb_common::service::{Service, ServiceKey};
 
 use super::change::{Change, seconds, spare};
+use super::conns;
 use super::dests;
 use super::lists::Room;
 use super::pins::{self, FILTER_WORDS, traffic};
@@ -23,6 +26,7 @@ impl Change {
     /// Publishes everything. Returns with nothing left to do.
     pub fn publish(&mut self, dir: &Path) -> Refused<()> {
         self.put_egress(dir)?;
+        self.forget_marks();
         let filter = self.filter();
         self.write_filter(&filter, true);
         let mut old = Vec::new();
@@ -31,7 +35,12 @@ impl Change {
         self.remove_services()?;
         self.put_services(&changed)?;
         self.count_services()?;
+        self.put_marks()?;
+        let some_left = !self.leaving.is_empty();
         self.retire_dests()?;
+        if some_left && self.rules.settings()?.expire_nodest_conn.load() != 0 {
+            conns::expire_gone(dir)?;
+        }
         self.books.write(pins::fd(&self.rules.books))?;
         let filter = self.filter();
         self.write_filter(&filter, false);
@@ -175,8 +184,24 @@ impl Change {
         Ok(())
     }
 
+    /// Mark rules that were taken out matter as long as a connection by mark lives.
+    fn forget_marks(&mut self) {
+        let by_mark = |dest: &Dest| dests::used(dest) && dests::owner(dest).key.mark != 0;
+        if !self.marks.gone.is_empty()
+            && !self.rules.dests.all().iter().any(|dest| by_mark(dest) && dests::referenced(dest))
+        {
+            self.marks.gone.clear();
+            self.remark = true;
+        }
+    }
+
+    fn put_marks(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.remark) { self.marks.write(&self.rules) } else { Ok(()) }
+    }
+
     /// The bits of all addresses worth a look: of services, of their dests (replies come from there), and of both for
-    /// deleted dests, whose connections may live on, while their family has a service at all.
+    /// deleted dests, whose connections may live on, while their family has a service at all. A mark service's addresses
+    /// are those that rules give its mark.
     fn filter(&self) -> Vec<u32> {
         let mut bytes = vec![0u8; FILTER_WORDS * 4];
         let mut set = |family: u8, addr: &Addr| {
@@ -198,13 +223,24 @@ impl Change {
         for dest in listed.filter_map(|slot| self.rules.dests.get(*slot)) {
             set(dest.family(), &dest.address());
         }
+        let mut marks: HashSet<(u8, u32)> =
+            self.table.rows.keys().filter(|key| key.mark != 0).map(|key| (key.family, key.mark)).collect();
         let gone = self.trash.values().chain(self.leaving.values());
         for dest in gone.filter_map(|slot| self.rules.dests.get(*slot)) {
             let key = dests::owner(dest).key;
-            if is_live(key.family) {
-                set(key.family, &key.addr);
-                set(dest.family(), &dest.address());
+            if !is_live(key.family) {
+                continue;
             }
+            set(dest.family(), &dest.address());
+            if key.mark == 0 {
+                set(key.family, &key.addr);
+            } else {
+                marks.insert((key.family, key.mark));
+            }
+        }
+        let wanted = |family: Family, mark: u32| marks.contains(&(family as u8, mark));
+        if !self.marks.destinations(&wanted, &mut |family, addr| set(family as u8, &addr)) {
+            bytes.fill(0xff);
         }
         bytes.as_chunks::<4>().0.iter().map(|word| u32::from_ne_bytes(*word)).collect()
     }

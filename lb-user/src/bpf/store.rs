@@ -8,23 +8,25 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use lb_common::addr::Proto;
 use lb_common::service::ServiceKey;
 
 use super::change::{self, Change};
 use super::create::{self, Undo};
 use super::lock::{self, Hold, Lock};
+use super::marks::Marks;
 use super::pins::Rules;
 use super::route::Router;
 use super::table::{Reader, Row, Table};
-use super::{bpffs, conns};
+use super::{bpffs, conns, sysctls};
 use crate::control::address::AddressKind;
+use crate::control::mark::Rule;
 use crate::control::model::{
     ConnRow, DaemonRow, DestConf, DestId, Role, Scheduler, Service, ServiceConf, ServiceId, Timeouts,
 };
 use crate::control::refusal::{Refusal, Result};
 use crate::control::request::{Request, ServiceAsk};
 use crate::control::store::{Head, Store};
+use crate::control::sysctl::Sysctls;
 
 /// The tables of this network namespace.
 #[derive(Debug)]
@@ -214,15 +216,38 @@ impl Store for BpfStore {
         Err(Refusal::NoDaemon)
     }
 
+    fn marks(&self) -> Result<Vec<Rule>> {
+        if let Some(open) = &*self.open.borrow() {
+            return Ok(open.change.marks().rules.clone());
+        }
+        Ok(self.look(|rules, _| Ok(Marks::read(rules)?.rules))?.unwrap_or_default())
+    }
+
+    fn change_marks(&mut self, change: &mut dyn FnMut(&mut Vec<Rule>) -> Result<()>) -> Result<()> {
+        self.change(|open| open.change_marks(change))
+    }
+
+    fn sysctls(&self) -> Result<Sysctls> {
+        Ok(self.look(|rules, _| Ok(sysctls::read(rules.settings()?)))?.unwrap_or_default())
+    }
+
+    fn change_sysctls(&mut self, change: &mut dyn FnMut(&mut Sysctls) -> Result<()>) -> Result<()> {
+        self.change(|open| {
+            let settings = open.rules().settings()?;
+            let mut all = sysctls::read(settings);
+            change(&mut all)?;
+            sysctls::write(settings, &all);
+            Ok(())
+        })
+    }
+
     fn address_kind(&self, addr: &IpAddr) -> Result<AddressKind> {
         Ok(self.router.borrow_mut().way(addr)?.kind)
     }
 
     fn unsupported(&self, request: &Request) -> Option<String> {
         match request {
-            Request::AddService { id, ask } | Request::EditService { id, ask } => {
-                unsupported_service(id, ask)
-            }
+            Request::AddService { ask, .. } | Request::EditService { ask, .. } => unsupported_service(ask),
             Request::StartDaemon(_) => Some(SYNC.to_owned()),
             _ => None,
         }
@@ -244,18 +269,14 @@ impl Store for BpfStore {
 
 const SYNC: &str = "Connection synchronisation (--start-daemon) is not supported yet";
 
-fn unsupported_service(id: &ServiceId, ask: &ServiceAsk) -> Option<String> {
-    let what = match id {
-        ServiceId::Mark { .. } => "Firewall-mark services (-f)",
-        ServiceId::Addr { proto: Proto::SCTP, .. } => "SCTP services (--sctp-service)",
-        ServiceId::Addr { .. } if ask.ops => "One-packet scheduling (-o)",
-        ServiceId::Addr { .. } if ask.engine.is_some() => "Persistence engines (--pe)",
-        ServiceId::Addr { .. } => match Scheduler::from_name(&ask.scheduler) {
-            Some(Scheduler::Lblc | Scheduler::Lblcr) => {
-                return Some(format!("Scheduler {} is not supported yet; use wlc", ask.scheduler));
-            }
-            _ => return None,
-        },
-    };
-    Some(format!("{what} are not supported yet").replace("(-o) are", "(-o) is"))
+fn unsupported_service(ask: &ServiceAsk) -> Option<String> {
+    if ask.engine.is_some() {
+        return Some("Persistence engines (--pe) are not supported yet".to_owned());
+    }
+    match Scheduler::from_name(&ask.scheduler) {
+        Some(Scheduler::Lblc | Scheduler::Lblcr) => {
+            Some(format!("Scheduler {} is not supported yet; use wlc", ask.scheduler))
+        }
+        _ => None,
+    }
 }

@@ -5,10 +5,11 @@
 use std::ffi::CString;
 use std::io;
 use std::mem::{MaybeUninit, size_of, size_of_val};
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use lb_common::mark::MarkRule;
 use lb_common::service::{Service, ServiceKey};
 use lb_common::tables::Counters;
 
@@ -28,6 +29,8 @@ unsafe impl Plain for ServiceKey {}
 unsafe impl Plain for Service {}
 // SAFETY: as above.
 unsafe impl Plain for Counters {}
+// SAFETY: as above: 88 bytes of integers, all named.
+unsafe impl Plain for MarkRule {}
 // SAFETY: an array of the same.
 unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 
@@ -298,7 +301,11 @@ pub fn ticks() -> io::Result<u32> {
     attr.0[1] = code.as_ptr() as u64;
     attr.0[2] = licence.as_ptr() as u64;
     let program = new_descriptor(bpf(command::PROG_LOAD, &mut attr)?);
-    let packet = [0u8; 64];
+    test_run(program.as_fd(), &[0; 64])
+}
+
+/// Gives a program a packet; its verdict.
+pub fn test_run(program: BorrowedFd<'_>, packet: &[u8; 64]) -> io::Result<u32> {
     let mut attr = Attr([0; 16]);
     attr.0[0] = program.as_raw_fd() as u64;
     attr.0[1] = packet.len() as u64;

@@ -15,12 +15,41 @@ use crate::control::model::{
 
 /// Prints each service and its dests, in the order given.
 pub fn write(services: &[Service], numeric: bool, names: &dyn Names, out: &mut dyn Write) -> io::Result<()> {
+    lines(services, numeric, names, &dest_options, out)
+}
+
+/// As [`write`], with the thresholds.
+pub fn write_all(
+    services: &[Service],
+    numeric: bool,
+    names: &dyn Names,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let with_thresholds = |dest: &Dest| {
+        let mut text = dest_options(dest);
+        for (option, value) in [("-x", dest.conf.upper), ("-y", dest.conf.lower)] {
+            if value != 0 {
+                let _ = write!(text, " {option} {value}");
+            }
+        }
+        text
+    };
+    lines(services, numeric, names, &with_thresholds, out)
+}
+
+fn lines(
+    services: &[Service],
+    numeric: bool,
+    names: &dyn Names,
+    options: &dyn Fn(&Dest) -> String,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     for service in services {
         let named = service_option(&service.id, numeric, names);
         writeln!(out, "-A {named}{}", service_options(service))?;
         for dest in &service.dests {
             let server = any_name(&dest.id.addr, dest.id.port, service.id.proto(), numeric, names);
-            writeln!(out, "-a {named} -r {server}{}", dest_options(dest))?;
+            writeln!(out, "-a {named} -r {server}{}", options(dest))?;
         }
     }
     Ok(())

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use super::address::AddressKind;
+use super::mark::Rule;
 use super::model::{
     ConnRow, DaemonRow, Dest, DestConf, DestId, Rates, Role, Service, ServiceConf, ServiceId, Stats, Timeouts,
 };
 use super::refusal::{Refusal, Result};
 use super::request::Request;
 use super::store::{Head, Store};
+use super::sysctl::Sysctls;
 
 /// The tables. What commands cannot set (counters, connections) is public, for tests to set.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +21,8 @@ pub struct MemoryStore {
     made: u64,
     timeouts: Timeouts,
     daemons: Vec<DaemonRow>,
+    marks: Vec<Rule>,
+    sysctls: Sysctls,
     /// What [`Store::conns`] tells.
     pub conns: Vec<ConnRow>,
     /// Addresses whose kind the address alone does not tell.
@@ -168,6 +172,28 @@ impl Store for MemoryStore {
 
     fn stop_daemon(&mut self, role: Role) -> Result<()> {
         self.daemons.retain(|d| d.role != role);
+        Ok(())
+    }
+
+    fn marks(&self) -> Result<Vec<Rule>> {
+        Ok(self.marks.clone())
+    }
+
+    fn change_marks(&mut self, change: &mut dyn FnMut(&mut Vec<Rule>) -> Result<()>) -> Result<()> {
+        let mut marks = self.marks.clone();
+        change(&mut marks)?;
+        self.marks = marks;
+        Ok(())
+    }
+
+    fn sysctls(&self) -> Result<Sysctls> {
+        Ok(self.sysctls)
+    }
+
+    fn change_sysctls(&mut self, change: &mut dyn FnMut(&mut Sysctls) -> Result<()>) -> Result<()> {
+        let mut sysctls = self.sysctls;
+        change(&mut sysctls)?;
+        self.sysctls = sysctls;
         Ok(())
     }
 

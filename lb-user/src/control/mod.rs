@@ -9,11 +9,17 @@
 //! | [`store`] | the trait behind which the tables live |
 //! | [`memory`] | a store in ordinary memory, for tests |
 //! | [`balancer`] | the rules, in the order IPVS checks them |
+//! | [`mark`] | which packets get which mark |
+//! | [`import`] | those rules out of iptables-save and `nft -j list ruleset` |
+//! | [`sysctl`] | IPVS's sysctls |
 
 pub mod address;
 pub mod balancer;
+pub mod import;
+pub mod mark;
 pub mod memory;
 pub mod model;
 pub mod refusal;
 pub mod request;
 pub mod store;
+pub mod sysctl;

@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 
 use super::address::AddressKind;
+use super::mark::Rule;
 use super::model::{ConnRow, DaemonRow, DestConf, DestId, Role, Service, ServiceConf, ServiceId, Timeouts};
 use super::refusal::Result;
 use super::request::Request;
+use super::sysctl::Sysctls;
 
 /// A service without its dests: what the rules need to know of it, cheaply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +74,15 @@ pub trait Store {
     fn start_daemon(&mut self, daemon: &DaemonRow) -> Result<()>;
     /// Stops one that runs.
     fn stop_daemon(&mut self, role: Role) -> Result<()>;
+
+    /// Mark rules, the first that matches first.
+    fn marks(&self) -> Result<Vec<Rule>>;
+    /// Changes them, or fails and changes nothing.
+    fn change_marks(&mut self, change: &mut dyn FnMut(&mut Vec<Rule>) -> Result<()>) -> Result<()>;
+    /// The sysctls.
+    fn sysctls(&self) -> Result<Sysctls>;
+    /// Changes them, or fails and changes nothing.
+    fn change_sysctls(&mut self, change: &mut dyn FnMut(&mut Sysctls) -> Result<()>) -> Result<()>;
 
     /// The address as the kernel's routing sees it: this machine's own, or the broadcast address of a connected net?
     fn address_kind(&self, addr: &IpAddr) -> Result<AddressKind> {

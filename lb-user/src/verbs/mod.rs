@@ -3,8 +3,11 @@
 pub mod attach;
 pub mod detach;
 pub mod man;
+pub mod mark;
 pub mod realserver;
+pub mod save;
 pub mod status;
+pub mod sysctl;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -32,6 +35,10 @@ enum Verb {
     Detach(detach::Args),
     Status(status::Args),
     Realserver(realserver::Args),
+    Mark(mark::Args),
+    Sysctl(sysctl::Args),
+    Save(save::SaveArgs),
+    Restore(save::RestoreArgs),
     Man(man::Args),
 }
 
@@ -53,7 +60,12 @@ impl Pins {
 
 /// The tables that ipvsadm's commands work on.
 pub fn open_store() -> Result<impl Store> {
-    Ok(BpfStore::new(Pins::default().wanted().as_deref())?)
+    open_store_at(&Pins::default())
+}
+
+/// Those with pins in this place.
+fn open_store_at(pins: &Pins) -> Result<BpfStore> {
+    Ok(BpfStore::new(pins.wanted().as_deref())?)
 }
 
 /// Prints what was done, a line each.
@@ -75,6 +87,10 @@ pub fn main(argv: &[String]) -> ExitCode {
         Verb::Detach(args) => detach::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Realserver(args) => realserver::run(&args),
+        Verb::Mark(args) => mark::run(&args),
+        Verb::Sysctl(args) => sysctl::run(&args),
+        Verb::Save(args) => save::run(&args),
+        Verb::Restore(args) => save::run_restore(&args),
         Verb::Man(args) => man::run(&args),
     };
     match ran {
@@ -123,12 +139,20 @@ mod tests {
             "lb-user detach",
             "lb-user detach eth0 --purge",
             "lb-user status --json",
+            "lb-user mark add --mark 1 --dst 10.0.0.0/24 --proto tcp --dport 80-90 --src 10.0.0.0/8",
+            "lb-user mark del --mark 0x1 --dst fd00::1 --bpffs /tmp/bpf",
+            "lb-user mark list --json",
+            "lb-user mark import rules",
         ] {
             assert!(Line::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
-        for line in
-            ["lb-user attach", "lb-user attach eth0 --mode fast", "lb-user attach eth0 --connections 0"]
-        {
+        for line in [
+            "lb-user attach",
+            "lb-user attach eth0 --mode fast",
+            "lb-user attach eth0 --connections 0",
+            "lb-user mark add --mark 0 --dst ::1",
+            "lb-user mark add --mark 1",
+        ] {
             assert!(Line::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }
@@ -136,7 +160,7 @@ mod tests {
     #[test]
     fn verbs_are_in_the_help() {
         let usage = usage("lb-user");
-        for verb in ["attach", "detach", "status", "man"] {
+        for verb in ["attach", "detach", "status", "mark", "sysctl", "save", "restore", "man"] {
             assert!(usage.contains(&format!("  lb-user {verb} ")), "{usage}");
         }
     }

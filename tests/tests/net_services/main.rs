@@ -1,0 +1,21 @@
+//! Services other than by address, and what else a service can be: by mark, SCTP, scheduled by the packet.
+
+mod marks;
+mod protocols;
+mod sysctls;
+
+lb_tests::tests! {
+    marked_requests_are_balanced,
+    one_mark_for_several_ports_keeps_a_client_together,
+    connections_outlive_their_rule,
+    rules_of_a_packet_filter,
+    everything_is_saved_and_restored,
+    datagrams_are_scheduled_one_by_one,
+    sctp_is_balanced,
+    values_of_sysctls,
+    sysctls_work,
+}
+
+use marks::*;
+use protocols::*;
+use sysctls::*;
