@@ -12,7 +12,7 @@ use super::clock::Now;
 use super::dests::{self, Place};
 use super::lists::{Regions, Slots};
 use super::marks::Marks;
-use super::pins::{self, DESTS, LISTS, Rules, SERVICES};
+use super::pins::{self, DESTS, Rules, SERVICES};
 use super::route::{Router, Way};
 use super::stats::{Books, Meter, OF_SERVICE};
 use super::table::{Row, Table};
@@ -68,7 +68,7 @@ impl Change {
         let next = |at: usize| settings.spare[at].load();
         let mut change = Self {
             table: Table::read(&rules)?,
-            regions: Regions::new(LISTS, next(spare::LISTS)),
+            regions: Regions::new(rules.lists.all().len() as u32, next(spare::LISTS)),
             dest_slots: Slots::new(DESTS, next(spare::DESTS)),
             service_slots: Slots::new(SERVICES, next(spare::SERVICES)),
             books: Books::read(pins::fd(&rules.books)).context("reading the counters")?,

@@ -62,7 +62,9 @@ pub fn rules(dir: &Path, undo: &mut Undo) -> Result<()> {
     for spec in RULES.iter().chain([&BOOKS]) {
         remove(&dir.join(spec.name))?;
     }
-    let mut made = EbpfLoader::new().btf(None).load(object()?).context("creating the tables")?;
+    let mut loader = EbpfLoader::new();
+    loader.btf(None).map_max_entries("lists", lists_for(memory()));
+    let mut made = loader.load(object()?).context("creating the tables")?;
     let books = syscall::create_hash(
         BOOKS.name,
         4,
@@ -123,6 +125,21 @@ pub fn remove(path: &Path) -> Result<()> {
     }
 }
 
+/// The machine's, in bytes.
+fn memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    (info.totalram as usize as u64) * u64::from(info.mem_unit)
+}
+
+/// Words for dest lists and scheduler tables: eight bytes each, a 128th of the memory. A map cannot grow, so this is for
+/// good. sh and dh take 256 words for a service, mh 4,093: at the most 16,384 or 1,024 such services.
+fn lists_for(memory: u64) -> u32 {
+    const LEAST: u64 = 1 << 20;
+    const MOST: u64 = 1 << 22;
+    let words = (memory >> 10).clamp(LEAST, MOST);
+    1 << words.ilog2()
+}
+
 /// Sizes of the maps of traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
@@ -149,9 +166,7 @@ impl Sizes {
 
     /// Where nobody says how many: one connection per 32 KiB of memory, a million at the most.
     pub fn usual() -> Self {
-        let info = rustix::system::sysinfo();
-        let memory = (info.totalram as usize as u64) * u64::from(info.mem_unit);
-        Self::of((memory >> 15).clamp(16_384, 1 << 20) as u32)
+        Self::of((memory() >> 15).clamp(16_384, 1 << 20) as u32)
     }
 
     /// IPv4 connections the table is made for.
@@ -277,7 +292,14 @@ pub fn start_sweep(ebpf: &mut Ebpf) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::Sizes;
+    use super::{Sizes, lists_for};
+
+    #[test]
+    fn room_for_lists() {
+        for (gigabytes, words) in [(0, 20), (1, 20), (2, 21), (3, 21), (4, 22), (1024, 22)] {
+            assert_eq!(lists_for(gigabytes << 30), 1 << words, "{gigabytes}");
+        }
+    }
 
     #[test]
     fn sizes() {

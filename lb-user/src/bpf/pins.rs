@@ -27,7 +27,7 @@ pub struct Spec {
     kind: MapType,
     key: usize,
     value: usize,
-    /// How many elements; `None`: as the size of the connection table wants it.
+    /// How many elements; `None`: as the machine, or the size of the connection table, wants it.
     entries: Option<u32>,
     flags: u32,
 }
@@ -51,8 +51,6 @@ const fn per_cpu(name: &'static str, value: usize, entries: u32) -> Spec {
 pub const SERVICES: u32 = 16_384;
 /// Dest slots.
 pub const DESTS: u32 = 131_072;
-/// Words for dest lists and scheduler tables.
-pub const LISTS: u32 = 1 << 20;
 /// Words of the address filter.
 pub const FILTER_WORDS: usize = 1 << (FILTER_BITS - 5);
 
@@ -62,7 +60,7 @@ pub const RULES: [Spec; 8] = [
     hash("services", size_of::<ServiceKey>(), size_of::<Service>(), Some(SERVICES)),
     array("marks", size_of::<MarkRule>(), Some(2 * MOST)),
     array("sched", size_of::<SchedState>(), Some(SERVICES)),
-    array("lists", 4, Some(LISTS)),
+    array("lists", 4, None),
     array("dests", size_of::<Dest>(), Some(DESTS)),
     per_cpu("stats", size_of::<Counters>(), DESTS),
     array("settings", size_of::<Settings>(), Some(1)),
@@ -202,7 +200,7 @@ impl Rules {
             services: services.require(dir)?,
             marks: marks.require(dir)?,
             sched: map(&sched.require(dir)?, SERVICES as usize)?,
-            lists: map(&lists.require(dir)?, LISTS as usize)?,
+            lists: map_whole(&lists.require(dir)?)?,
             dests: map(&dests.require(dir)?, DESTS as usize)?,
             stats: stats.require(dir)?,
             books: BOOKS.require(dir)?,
@@ -213,6 +211,11 @@ impl Rules {
     pub fn settings(&self) -> Result<&Settings> {
         self.settings.get(0).context("the settings map is empty")
     }
+}
+
+/// Maps an array of a size of its own.
+fn map_whole<T: super::memory::Shared>(of: &MapData) -> Result<Mapped<T>> {
+    map(of, entries(of)? as usize)
 }
 
 /// Maps an array for reading and writing.
