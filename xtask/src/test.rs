@@ -15,9 +15,9 @@ use crate::{build, command, lint, setup};
 /// What to run.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Only these layers (default: all but vm)
+    /// Only these layers (default: all)
     layers: Vec<Layer>,
-    /// The slow ones too: virtual machines
+    /// The slow tests too: the oracle's sweep over everything services can be made of
     #[arg(long)]
     full: bool,
     /// Only tests whose name contains this
@@ -50,7 +50,7 @@ enum Outcome {
 pub fn run(options: &Options) -> Result<()> {
     setup::run()?;
     let lb_user = build::lb_user(&build::Options::default())?;
-    let test = Test { lb_user, only: options.only.clone() };
+    let test = Test { lb_user, only: options.only.clone(), full: options.full };
     let mut results = Vec::new();
     for layer in chosen(options) {
         eprintln!("\n== {}", layer.name());
@@ -67,7 +67,7 @@ pub fn run(options: &Options) -> Result<()> {
 fn chosen(options: &Options) -> Vec<Layer> {
     let all = [Layer::Lint, Layer::Unit, Layer::Bpf, Layer::Net, Layer::Vm];
     let wanted = |layer: &Layer| match options.layers.as_slice() {
-        [] => *layer != Layer::Vm || options.full,
+        [] => true,
         named => named.contains(layer),
     };
     all.into_iter().filter(wanted).collect()
@@ -76,6 +76,7 @@ fn chosen(options: &Options) -> Vec<Layer> {
 struct Test {
     lb_user: PathBuf,
     only: Option<String>,
+    full: bool,
 }
 
 impl Test {
@@ -83,7 +84,8 @@ impl Test {
         let done = match layer {
             Layer::Lint => lint::check(),
             Layer::Unit => self.unit(),
-            Layer::Bpf | Layer::Net | Layer::Vm => match lacks(layer) {
+            Layer::Vm => self.vm(),
+            Layer::Bpf | Layer::Net => match lacks(layer) {
                 Ok(Some(what)) => return Outcome::Lacks(what),
                 Ok(None) => self.integration(layer),
                 Err(error) => Err(error),
@@ -101,12 +103,26 @@ impl Test {
         let names = names(layer)?;
         let named = names.iter().flat_map(|name| ["--test", name]);
         let what: Vec<&str> = ["--package", "lb-tests"].into_iter().chain(named).collect();
-        self.cargo_test(&what, &["--test-threads", &threads()])
+        // A virtual machine takes all processors for itself.
+        let threads = if layer == Layer::Vm { "1".to_owned() } else { threads() };
+        self.cargo_test(&what, &["--test-threads", &threads])
+    }
+
+    /// What is emulated should not be slow as well: the optimised program. The tests of the net layer go with it.
+    fn vm(&self) -> Result<()> {
+        let lb_user = build::lb_user(&build::Options { release: true })?;
+        let suites = names(Layer::Net)?;
+        let suites = suites.iter().flat_map(|name| ["--test", name]);
+        command::run(command::cargo(["test", "--no-run", "--package", "lb-tests"]).args(suites))?;
+        Self { lb_user, only: self.only.clone(), full: self.full }.integration(Layer::Vm)
     }
 
     fn cargo_test(&self, what: &[&str], how: &[&str]) -> Result<()> {
         let mut cargo = command::cargo(["test", "--no-fail-fast"]);
         cargo.args(what).arg("--").args(how).args(&self.only).env("LB_USER_BIN", &self.lb_user);
+        if self.full {
+            cargo.env("LB_TESTS_FULL", "1");
+        }
         command::run(&mut cargo)
     }
 }
@@ -124,8 +140,7 @@ fn lacks(layer: Layer) -> Result<Option<String>> {
         return Ok(Some("tests: there are none in tests/tests yet".to_owned()));
     }
     let root = rustix::process::geteuid().is_root();
-    Ok((!root && layer != Layer::Vm)
-        .then(|| format!("root: run `cargo xtask test {}` as root", layer.name())))
+    Ok((!root).then(|| format!("root: run `cargo xtask test {}` as root", layer.name())))
 }
 
 /// The tests of a layer by name: `tests/NAME.rs`, or `tests/NAME/main.rs`.

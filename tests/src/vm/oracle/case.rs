@@ -75,9 +75,14 @@ pub fn parse(text: &str, first: u16) -> Result<Vec<Case>> {
 }
 
 impl Case {
+    /// Its virtual addresses.
+    pub fn addresses(&self) -> [IpAddr; 2] {
+        ['V', 'W'].map(|letter| address(letter, 0, self.name.ends_with("v6"), self.number))
+    }
+
     /// Its virtual addresses, as listings write them.
     pub fn vips(&self) -> [String; 2] {
-        ['V', 'W'].map(|letter| match address(letter, 0, self.name.ends_with("v6"), self.number) {
+        self.addresses().map(|address| match address {
             IpAddr::V4(v4) => v4.to_string(),
             IpAddr::V6(v6) => format!("[{v6}]"),
         })

@@ -19,11 +19,13 @@ pub fn play(cases: &Path, out: &Path) -> Result<String> {
     let cases = read(&fs::read_to_string(cases)?)?;
     let side = |which, name: &str| -> Result<Duration> {
         let mut side = Side::new(which).with_context(|| format!("setting up {which:?}"))?;
+        side.add_vips(cases.iter().flat_map(Case::addresses))?;
         let mut file = File::create(out.join(name))?;
         let start = Instant::now();
         for batch in cases.chunks(BATCH) {
             for case in batch {
-                write!(file, "{}", one(&mut side, case)?)?;
+                let said = one(&mut side, case).with_context(|| format!("the case {}", case.name))?;
+                write!(file, "{said}")?;
             }
             thread::sleep(LAG);
             write!(file, "{}", counters(&side, batch)?)?;
@@ -92,12 +94,7 @@ fn one(side: &mut Side, case: &Case) -> Result<String> {
 fn counters(side: &Side, batch: &[Case]) -> Result<String> {
     let ask = |line: &str| side.command(&line.split(' ').map(str::to_owned).collect::<Vec<_>>(), "");
     let mut said = String::new();
-    for listing in [
-        "ipvsadm -Ln --stats --exact",
-        "ipvsadm -Ln --thresholds",
-        "ipvsadm -Ln --persistent-conn",
-        "ipvsadm -Sn",
-    ] {
+    for listing in ["ipvsadm -Ln --stats --exact", "ipvsadm -Sn"] {
         let told = ask(listing)?;
         for case in batch {
             writeln!(said, "== {}\nlater: {listing}", case.name)?;

@@ -1,5 +1,5 @@
 //! A frame in words and bytes. What a sender may choose freely, and the two balancers choose differently, is blanked: the
-//! identification of IPv4 packets that the balancer itself makes.
+//! identification of IPv4 packets that the balancer itself makes, and the flow label of such an IPv6 error.
 
 use crate::packets::checksum;
 use std::fmt::Write;
@@ -27,6 +27,12 @@ pub fn chatter(frame: &[u8]) -> bool {
 }
 
 fn blank(frame: &mut [u8]) -> &'static str {
+    if frame.get(12..14) == Some(&[0x86, 0xdd]) && frame.get(20) == Some(&58) {
+        // The flow label of an error is the stack's own choice.
+        frame[15] &= 0xf0;
+        frame[16..18].fill(0);
+        return "";
+    }
     let v4 = frame.get(12..14) == Some(&[8, 0]) && frame.len() >= 34;
     // Tunnelled and ICMP; a packet with DF has no use for an identification, and none is made.
     let made = v4 && matches!(frame[14 + 9], 1 | 4 | 41 | 47) && frame[14 + 6] & 0x40 == 0;
