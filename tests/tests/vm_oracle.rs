@@ -75,7 +75,9 @@ fn judged(
             Some(missing) if !need::nothing_may_be_skipped() => {
                 Ok(Completion::ignored_with(missing.to_string()))
             }
-            _ => Err(format!("{error:?}").into()),
+            // Said in full once: it is the same for all.
+            _ if chosen.first() == Some(&nth) => Err(format!("{error:?}").into()),
+            _ => Err(format!("the virtual machine's run failed, see {}", all[chosen[0]].name).into()),
         },
     }
 }
