@@ -163,3 +163,15 @@ mod imp {
 }
 
 pub use imp::{Cell32, Cell64};
+
+static ZERO: Cell32 = Cell32::new(0);
+
+/// A zero the verifier does not know to be one.
+///
+/// Kernels before 6.7 (and 6.1 with them) follow the callback of a loop once, with what its accumulator holds at the
+/// start. A branch that this decides counts as decided for every turn, and the other side is taken out of the program:
+/// "no candidate yet" would hold for each candidate. What such a branch asks has to start from here.
+#[inline(always)]
+pub fn unknown_zero() -> u32 {
+    ZERO.load()
+}

@@ -16,7 +16,7 @@ use crate::tables::Tables;
 
 /// Whom a socket talks to: the key of the `local_peers` map. 32 bytes.
 #[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Peer {
     /// The socket's cookie.
     pub cookie: u64,
@@ -55,6 +55,10 @@ pub struct Desk {
     pub spare: u32,
     /// What is asked.
     pub question: Question,
+    /// Whom the socket named.
+    pub named: Peer,
+    /// Whom it got.
+    pub real: Peer,
 }
 
 /// Is this a service's address and port? If so the question is written.

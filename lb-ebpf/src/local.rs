@@ -10,7 +10,7 @@ use aya_ebpf::programs::SockAddrContext;
 use core::ffi::c_void;
 use lb_common::addr::{Addr, Family, Port, Proto};
 use lb_common::admit;
-use lb_common::local::{self, OURS, Other, Peer, THEIRS};
+use lb_common::local::{self, Desk, OURS, Other, Peer, THEIRS};
 use lb_common::service::ServiceKey;
 use lb_common::tables::Tables;
 
@@ -159,23 +159,37 @@ fn redirect(socket: &Socket) {
     if !socket.ours() {
         return;
     }
-    let (addr, port) = (socket.addr(), socket.port());
-    let named = Peer { cookie: socket.cookie(), addr, port, side: OURS };
-    let asked = Port::from_wire(port as u16);
+    // SAFETY: no arguments.
+    let number = unsafe { bpf_get_smp_processor_id() } & (DESK_COUNT - 1);
+    let Some(desk) = DESKS.get_ptr_mut(number) else { return };
+    // SAFETY: the claim keeps others out; map values do not move.
+    let desk = unsafe { &mut *desk };
+    if desk.busy.compare_exchange(0, 1) {
+        serve(socket, desk, number);
+        desk.busy.swap(0);
+    }
+}
+
+/// Serves a socket at a desk. What it needs lies there and not on the stack, which it shares with the scheduler.
+#[inline(always)]
+fn serve(socket: &Socket, desk: &mut Desk, number: u32) {
+    desk.named = Peer { cookie: socket.cookie(), addr: socket.addr(), port: socket.port(), side: OURS };
+    let asked = Port::from_wire(desk.named.port as u16);
     // A datagram socket stays with the dest of its last datagram, as a UDP connection would.
     // SAFETY: a value of plain words.
-    let known =
-        unsafe { LOCAL_PEERS.get(named) }.and_then(|o| local::answer(&Kernel::detached(), o.dest, asked));
+    let known = unsafe { LOCAL_PEERS.get(&desk.named) }
+        .and_then(|o| local::answer(&Kernel::detached(), o.dest, asked));
     let other = match known {
         Some(other) if socket.proto() == Proto::UDP => other,
-        _ => match choose(socket, addr, asked) {
+        _ => match choose(socket, desk, number, asked) {
             Some(other) => other,
             None => return,
         },
     };
-    let real = Peer { cookie: named.cookie, addr: other.addr, port: other.port, side: THEIRS };
-    let _ = LOCAL_PEERS.insert(named, other, 0);
-    let _ = LOCAL_PEERS.insert(real, Other { addr, port, dest: other.dest }, 0);
+    desk.real = Peer { cookie: desk.named.cookie, addr: other.addr, port: other.port, side: THEIRS };
+    let _ = LOCAL_PEERS.insert(desk.named, other, 0);
+    let named = Other { addr: desk.named.addr, port: desk.named.port, dest: other.dest };
+    let _ = LOCAL_PEERS.insert(desk.real, named, 0);
     socket.set(&other);
 }
 
@@ -194,19 +208,13 @@ fn restore(socket: &Socket) {
 
 /// The dest for a new peer, counted as a connection of it.
 #[inline(always)]
-fn choose(socket: &Socket, addr: Addr, port: Port) -> Option<Other> {
+fn choose(socket: &Socket, desk: &mut Desk, number: u32, port: Port) -> Option<Other> {
     let kernel = Kernel::detached();
-    let key = ServiceKey::addr(socket.family, socket.proto(), addr, port);
-    // SAFETY: no arguments.
-    let number = unsafe { bpf_get_smp_processor_id() } & (DESK_COUNT - 1);
-    let desk = DESKS.get_ptr_mut(number)?;
-    // SAFETY: the claim keeps others out; map values do not move.
-    let desk = unsafe { &mut *desk };
-    if !desk.busy.compare_exchange(0, 1) {
+    let key = ServiceKey::addr(socket.family, socket.proto(), desk.named.addr, port);
+    if !local::ask(&kernel, &key, &mut desk.question) {
         return None;
     }
-    let answer = if local::ask(&kernel, &key, &mut desk.question) { lb_local_pick(number) } else { 0 };
-    desk.busy.swap(0);
+    let answer = lb_local_pick(number);
     let other = local::answer(&kernel, (answer >> 32 != 0).then_some(answer as u32)?, port)?;
     kernel.count_conn(other.dest);
     Some(other)

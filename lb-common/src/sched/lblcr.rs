@@ -42,7 +42,7 @@ struct Scan<'a> {
 /// The member of smallest load per weight, newest first, as number plus 1.
 #[inline(always)]
 fn least<V: View>(view: &V, entry: &Cached) -> u32 {
-    let mut scan = Scan { best: Best::NONE, entry };
+    let mut scan = Scan { best: Best::none(), entry };
     view.walk(SET as u32, &mut scan, |view, scan, at| {
         let word = scan.entry.newest(at).load();
         if let Some(number) = word.checked_sub(1)
@@ -63,7 +63,7 @@ fn least<V: View>(view: &V, entry: &Cached) -> u32 {
 /// Takes the most loaded member out.
 #[inline(always)]
 fn shrink<V: View>(view: &V, entry: &Cached, now: u32) {
-    let mut scan = Scan { best: Best::NONE, entry };
+    let mut scan = Scan { best: Best::none(), entry };
     view.walk(SET as u32, &mut scan, |view, scan, at| {
         let word = scan.entry.newest(at).load();
         if let Some(number) = word.checked_sub(1)

@@ -38,6 +38,7 @@ use core::ops::ControlFlow;
 pub use self::cache::Cached;
 pub use self::control::{BuildDest, Memory, TooManyDests, build, on_change, table_len};
 
+use crate::cell::unknown_zero;
 use crate::service::{SchedState, Service};
 
 /// The schedulers, in the order of ipvsadm's help.
@@ -230,7 +231,12 @@ struct Best {
 }
 
 impl Best {
-    const NONE: Self = Self { cost: 0, weight: 0, word: 0 };
+    /// No candidate yet: see [`unknown_zero`].
+    #[inline(always)]
+    fn none() -> Self {
+        let zero = unknown_zero();
+        Self { cost: zero as u64, weight: zero, word: zero }
+    }
 
     /// The candidate `better` than all before it, among those that `cost` gives a figure. Ties stay with the earlier
     /// dest: `better` is asked of a later one and has to be strict.
@@ -240,7 +246,7 @@ impl Best {
         cost: impl Fn(&Candidate) -> Option<u64> + Copy,
         better: impl Fn(&Best, &Best) -> bool + Copy,
     ) -> Option<u32> {
-        let mut best = Self::NONE;
+        let mut best = Self::none();
         view.walk(view.service().dests, &mut best, move |view, best, at| {
             if let Some(c) = view.candidate(at)
                 && let Some(cost) = cost(&c)

@@ -7,7 +7,7 @@ use super::{Best, View, sed};
 /// The dest's number.
 #[inline(always)]
 pub fn pick<V: View>(view: &V) -> Option<u32> {
-    let mut best = Best::NONE;
+    let mut best = Best::none();
     view.walk(view.service().dests, &mut best, |view, best, at| {
         if let Some(c) = view.candidate(at)
             && c.eligible()
