@@ -2,13 +2,24 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::netlink::{Netlink, Question, attributes, flag, half, kind, word};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+    XdpAttached,
+};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage,
+};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::netlink::Netlink;
 use crate::control::address::AddressKind;
 
 /// A NIC.
@@ -33,37 +44,64 @@ pub struct Nic {
 
 /// All NICs of this namespace.
 pub fn nics() -> Result<Vec<Nic>> {
-    let question = Question::new(kind::GET_LINK, flag::DUMP, &[0; 16]);
-    let answers =
-        Netlink::open().and_then(|mut netlink| netlink.ask(&question)).context("asking for the NICs")?;
-    Ok(answers.iter().map(|answer| nic(answer)).collect())
+    let question = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    let answers = Netlink::open()
+        .and_then(|mut netlink| netlink.ask(question, NLM_F_DUMP))
+        .context("asking for the NICs")?;
+    let nic_of = |answer| match answer {
+        RouteNetlinkMessage::NewLink(link) => Some(nic(&link)),
+        _ => None,
+    };
+    Ok(answers.into_iter().filter_map(nic_of).collect())
 }
 
-fn nic(answer: &[u8]) -> Nic {
-    const ARPHRD_ETHER: u16 = 1;
-    const IFF_UP: u32 = 1;
-    const IFF_LOOPBACK: u32 = 8;
-    let all = attributes(answer.get(16..).unwrap_or_default());
-    let flags = word(answer, 8);
-    let name = all.get(&3).copied().unwrap_or_default();
-    Nic {
-        name: String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name)).into_owned(),
-        index: word(answer, 4),
-        up: flags & IFF_UP != 0,
-        loopback: flags & IFF_LOOPBACK != 0,
-        ethernet: half(answer, 2) == ARPHRD_ETHER,
-        vlan: all.get(&18).and_then(|info| {
-            let info = attributes(info);
-            let is_vlan = info.get(&1).is_some_and(|kind| kind.starts_with(b"vlan\0") || *kind == b"vlan");
-            let id = half(attributes(info.get(&2)?).get(&1)?, 0);
-            is_vlan.then(|| (all.get(&5).map_or(0, |parent| word(parent, 0)), id))
-        }),
-        xdp: all.get(&43).and_then(|xdp| {
-            let xdp = attributes(xdp);
-            let mode = *xdp.get(&2)?.first()?;
-            (mode != 0).then(|| (mode, xdp.get(&4).map_or(0, |id| word(id, 0))))
-        }),
+fn nic(link: &LinkMessage) -> Nic {
+    let mut nic = Nic {
+        name: String::new(),
+        index: link.header.index,
+        up: link.header.flags.contains(LinkFlags::Up),
+        loopback: link.header.flags.contains(LinkFlags::Loopback),
+        ethernet: link.header.link_layer_type == LinkLayerType::Ether,
+        vlan: None,
+        xdp: None,
+    };
+    let (mut parent, mut vlan) = (0, None);
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => nic.name.clone_from(name),
+            LinkAttribute::Link(index) => parent = *index,
+            LinkAttribute::LinkInfo(info) => vlan = vlan_id(info),
+            LinkAttribute::Xdp(xdp) => nic.xdp = xdp_of(xdp),
+            _ => {}
+        }
     }
+    nic.vlan = vlan.map(|id| (parent, id));
+    nic
+}
+
+fn vlan_id(info: &[LinkInfo]) -> Option<u16> {
+    let is_vlan = info.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Vlan)));
+    let id = |info: &LinkInfo| match info {
+        LinkInfo::Data(InfoData::Vlan(vlan)) => vlan.iter().find_map(|part| match part {
+            InfoVlan::Id(id) => Some(*id),
+            _ => None,
+        }),
+        _ => None,
+    };
+    info.iter().find_map(id).filter(|_| is_vlan)
+}
+
+fn xdp_of(xdp: &[LinkXdp]) -> Option<(u8, u32)> {
+    let mode = xdp.iter().find_map(|part| match part {
+        LinkXdp::Attached(XdpAttached::None) => None,
+        LinkXdp::Attached(XdpAttached::Driver) => Some(1),
+        LinkXdp::Attached(XdpAttached::SocketBuffer) => Some(2),
+        LinkXdp::Attached(XdpAttached::Hardware) => Some(3),
+        LinkXdp::Attached(_) => Some(4),
+        _ => None,
+    })?;
+    let program = xdp.iter().find_map(|part| if let LinkXdp::ProgId(id) = part { Some(*id) } else { None });
+    Some((mode, program.unwrap_or(0)))
 }
 
 /// The way to an address.
@@ -107,54 +145,54 @@ impl Router {
     }
 
     fn look_up(&mut self, to: &IpAddr) -> Result<Way> {
-        const DST: u16 = 1;
         let none = Way { kind: AddressKind::of(to), egress: 0, next: *to };
         if !none.kind.fits_dest() && none.kind != AddressKind::LinkLocal {
             return Ok(none);
         }
-        let (family, bytes) = octets(to);
-        let mut fixed = [0u8; 12];
-        (fixed[0], fixed[1]) = (family, (bytes.len() * 8) as u8);
-        let question = Question::new(kind::GET_ROUTE, 0, &fixed).attribute(DST, &bytes);
-        let answers = match self.netlink().and_then(|netlink| netlink.ask(&question)) {
+        let mut question = RouteMessage::default();
+        question.header.address_family = family(to);
+        question.header.destination_prefix_length = if to.is_ipv4() { 32 } else { 128 };
+        question.attributes.push(RouteAttribute::Destination((*to).into()));
+        let question = RouteNetlinkMessage::GetRoute(question);
+        let answers = match self.netlink().and_then(|netlink| netlink.ask(question, 0)) {
             Ok(answers) => answers,
             // No way there (unreachable, prohibited, …) says nothing against the address.
             Err(error) if is_no_route(&error) => return Ok(none),
             Err(error) => return Err(error).with_context(|| format!("asking for the route to {to}")),
         };
-        Ok(answers.first().map_or(none, |answer| Self::read(answer, none)))
+        Ok(match answers.first() {
+            Some(RouteNetlinkMessage::NewRoute(route)) => Self::read(route, none),
+            _ => none,
+        })
     }
 
-    fn read(answer: &[u8], none: Way) -> Way {
-        const LOCAL: u8 = 2;
-        const BROADCAST: u8 = 3;
-        const ANYCAST: u8 = 4;
-        const MULTICAST: u8 = 5;
-        const OIF: u16 = 4;
-        const GATEWAY: u16 = 5;
-        const VIA: u16 = 18;
-        let all = attributes(answer.get(12..).unwrap_or_default());
-        let kind = match answer.get(7) {
-            Some(&LOCAL) => AddressKind::Local,
-            Some(&(BROADCAST | ANYCAST)) => AddressKind::Broadcast,
-            Some(&MULTICAST) => AddressKind::Multicast,
+    fn read(route: &RouteMessage, none: Way) -> Way {
+        let mut way = none;
+        way.kind = match route.header.kind {
+            RouteType::Local => AddressKind::Local,
+            RouteType::Broadcast | RouteType::Anycast => AddressKind::Broadcast,
+            RouteType::Multicast => AddressKind::Multicast,
             _ => none.kind,
         };
-        let gateway = all.get(&GATEWAY).copied().and_then(address);
-        let via = all.get(&VIA).and_then(|via| address(via.get(2..)?));
-        Way {
-            kind,
-            egress: all.get(&OIF).map_or(0, |oif| word(oif, 0)),
-            next: gateway.or(via).unwrap_or(none.next),
+        for attribute in &route.attributes {
+            match attribute {
+                RouteAttribute::Oif(index) => way.egress = *index,
+                RouteAttribute::Gateway(RouteAddress::Inet(addr))
+                | RouteAttribute::Via(RouteVia::Inet(addr)) => {
+                    way.next = (*addr).into();
+                }
+                RouteAttribute::Gateway(RouteAddress::Inet6(addr))
+                | RouteAttribute::Via(RouteVia::Inet6(addr)) => {
+                    way.next = (*addr).into();
+                }
+                _ => {}
+            }
         }
+        way
     }
 
     /// Has the kernel find out the link address of a next hop, and keep it fresh from now on, with nobody running.
     pub fn resolve(&mut self, way: &Way) {
-        const DST: u16 = 1;
-        const FLAGS_EXT: u16 = 15;
-        const USE: u8 = 1;
-        const MANAGED: u32 = 1;
         if way.egress == 0 || way.kind == AddressKind::Local || !self.asked.insert((way.egress, way.next)) {
             return;
         }
@@ -162,16 +200,17 @@ impl Router {
         if self.neighbour_state(way).is_ok_and(|state| state & SET_BY_HAND != 0) {
             return;
         }
-        let flags = flag::ACK | flag::CREATE | flag::REPLACE;
-        let (_, bytes) = octets(&way.next);
-        let managed = Question::new(kind::NEW_NEIGH, flags, &neighbour(way, USE))
-            .attribute(DST, &bytes)
-            .attribute(FLAGS_EXT, &MANAGED.to_ne_bytes());
-        let plain = Question::new(kind::NEW_NEIGH, flags, &neighbour(way, USE)).attribute(DST, &bytes);
+        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+        let mut plain = neighbour(way);
+        plain.header.flags = NeighbourFlags::Use;
+        let mut managed = plain.clone();
+        managed.attributes.push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
+        let (managed, plain) =
+            (RouteNetlinkMessage::NewNeighbour(managed), RouteNetlinkMessage::NewNeighbour(plain));
         let Ok(netlink) = self.netlink() else { return };
         // Not an error: kernels before 5.16 know no such thing, and a full neighbour table may have room later. Packets
         // then have their own way to ask.
-        let _ = netlink.ask(&managed).or_else(|_| netlink.ask(&plain));
+        let _ = netlink.ask(managed, flags).or_else(|_| netlink.ask(plain, flags));
     }
 
     /// Waits until the next hop has answered, for a second at the most.
@@ -193,23 +232,28 @@ impl Router {
 
     /// The kernel's bits for what it knows of a next hop, 0 if nothing.
     fn neighbour_state(&mut self, way: &Way) -> io::Result<u16> {
-        const DST: u16 = 1;
-        let question =
-            Question::new(kind::GET_NEIGH, 0, &neighbour(way, 0)).attribute(DST, &octets(&way.next).1);
-        let answers = self.netlink()?.ask(&question)?;
-        Ok(answers.first().map_or(0, |neighbour| half(neighbour, 8)))
+        let question = RouteNetlinkMessage::GetNeighbour(neighbour(way));
+        let answers = self.netlink()?.ask(question, 0)?;
+        Ok(match answers.first() {
+            Some(RouteNetlinkMessage::NewNeighbour(found)) => found.header.state.into(),
+            _ => 0,
+        })
     }
 }
 
 /// A neighbour's states PERMANENT and NOARP.
 const SET_BY_HAND: u16 = 0x80 | 0x40;
 
-fn neighbour(way: &Way, flags: u8) -> [u8; 12] {
-    let mut fixed = [0u8; 12];
-    fixed[0] = octets(&way.next).0;
-    fixed[4..8].copy_from_slice(&way.egress.to_ne_bytes());
-    fixed[10] = flags;
-    fixed
+fn neighbour(way: &Way) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(&way.next);
+    message.header.ifindex = way.egress;
+    let addr = match way.next {
+        IpAddr::V4(addr) => NeighbourAddress::Inet(addr),
+        IpAddr::V6(addr) => NeighbourAddress::Inet6(addr),
+    };
+    message.attributes.push(NeighbourAttribute::Destination(addr));
+    message
 }
 
 fn is_no_route(error: &io::Error) -> bool {
@@ -218,15 +262,6 @@ fn is_no_route(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
-/// Family and bytes.
-fn octets(addr: &IpAddr) -> (u8, Vec<u8>) {
-    match addr {
-        IpAddr::V4(a) => (libc::AF_INET as u8, a.octets().to_vec()),
-        IpAddr::V6(a) => (libc::AF_INET6 as u8, a.octets().to_vec()),
-    }
-}
-
-fn address(bytes: &[u8]) -> Option<IpAddr> {
-    let v4 = <[u8; 4]>::try_from(bytes).map(|b| Ipv4Addr::from(b).into());
-    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(|b| Ipv6Addr::from(b).into())).ok()
+fn family(addr: &IpAddr) -> AddressFamily {
+    if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
