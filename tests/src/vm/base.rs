@@ -11,6 +11,7 @@ use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 /// This machine's programs that the guest gets, where they are there. Everything else is busybox's.
 const PROGRAMS: [&str; 9] =
@@ -22,8 +23,12 @@ const ETC: [&str; 6] = ["passwd", "group", "nsswitch.conf", "protocols", "servic
 /// The first process. Results go out by a port of virtio's, as a tar archive.
 const INIT: &str = include_str!("init.sh");
 
+/// Tests run side by side; one of them makes the archive, and old ones are removed while nobody writes.
+static MAKING: Mutex<()> = Mutex::new(());
+
 /// The archive, from the cache when nothing in it has changed.
 pub fn cached(packages: &Packages) -> Result<PathBuf> {
+    let _alone = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     let contents = Contents::gather(packages)?;
     let folder = target()?.join("vm/initramfs");
     fs::create_dir_all(&folder)?;
