@@ -1,6 +1,9 @@
 //! What user space asks to be done to the tables that only programs write. A request is a "packet" handed to
-//! `lb_control` by BPF_PROG_TEST_RUN; the verdict is the answer.
+//! `lb_control` by BPF_PROG_TEST_RUN; the verdict is the answer. Why something did not work is told through aya-log:
+//! here, where nobody is in a hurry, and nowhere in the way of a packet.
 
+use aya_ebpf::programs::XdpContext;
+use aya_log_ebpf::error;
 use lb_common::ip::{V4, V6};
 use lb_common::packet::Packet;
 use lb_common::request::{self, Request};
@@ -13,16 +16,16 @@ use crate::sweep;
 
 /// Carries out the request in the packet.
 #[inline(always)]
-pub fn run(frame: &mut Frame) -> u32 {
-    let Some(request) = frame.at::<Request>(0).copied() else { return request::status::MALFORMED };
+pub fn run(ctx: &XdpContext) -> u32 {
+    let Some(request) = Frame::new(ctx).at::<Request>(0).copied() else { return request::status::MALFORMED };
     match u32::from_le_bytes(request.verb) {
-        request::verb::START_SWEEP => {
-            if sweep::start() == 0 {
-                request::status::DONE
-            } else {
+        request::verb::START_SWEEP => match sweep::start() {
+            0 => request::status::DONE,
+            code => {
+                error!(ctx, "the expiry timer cannot be set: error {}", code);
                 request::status::FAILED
             }
-        }
+        },
         request::verb::EXPIRE_GONE => {
             let (from, count) = (u32::from_le_bytes(request.first), u32::from_le_bytes(request.second));
             let kernel = Kernel::detached();
@@ -30,6 +33,9 @@ pub fn run(frame: &mut Frame) -> u32 {
             table::expire_gone::<V6, Kernel>(&kernel, from, count, kernel.now());
             request::status::DONE
         }
-        _ => request::status::UNKNOWN,
+        verb => {
+            error!(ctx, "this program knows no request {}", verb);
+            request::status::UNKNOWN
+        }
     }
 }

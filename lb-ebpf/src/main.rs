@@ -57,7 +57,7 @@ fn lb_realserver(ctx: XdpContext) -> u32 {
 /// Carries out a request of user space. The verdict is the answer's status.
 #[xdp]
 fn lb_control(ctx: XdpContext) -> u32 {
-    control::run(&mut Frame::new(&ctx))
+    control::run(&ctx)
 }
 
 #[panic_handler]

@@ -15,7 +15,7 @@ use super::clock::Now;
 use super::dests;
 use super::memory::{self, Access, Mapped, Shared};
 use super::pins::{self, Rules, traffic};
-use super::syscall;
+use super::{said, syscall};
 use crate::control::model::{ConnRow, End};
 
 /// Connections and templates, in the order of the table. Nothing is attached yet: none.
@@ -35,7 +35,8 @@ pub fn rows(dir: &Path, rules: &Rules) -> Result<Vec<ConnRow>> {
 pub fn expire_gone(dir: &Path) -> Result<()> {
     /// Buckets of one request: a few milliseconds.
     const SHARE: u32 = 16_384;
-    let Ok(program) = syscall::open_pin(&dir.join("lb_control")) else { return Ok(()) };
+    let path = dir.join("lb_control");
+    let Ok(program) = syscall::open_pin(&path) else { return Ok(()) };
     let size = |name: &str| traffic(name)?.require(dir).and_then(|map| pins::entries(&map));
     let buckets = size("conns4")?.max(size("conns6")?);
     // Templates go when nothing depends on them any more: in a second round.
@@ -44,7 +45,8 @@ pub fn expire_gone(dir: &Path) -> Result<()> {
         let answer = syscall::test_run(program.as_fd(), &request).context("expiring connections")?;
         ensure!(
             answer == status::DONE,
-            "the dest is deleted, but its connections live on: `lb-user attach` puts in a program that can expire them"
+            "the dest is deleted, but its connections live on ({}): `lb-user attach` puts in a program that can expire them",
+            said::by_pinned(&path)
         );
     }
     Ok(())

@@ -16,7 +16,7 @@ use lb_common::tables::LAYOUT;
 
 use super::clock;
 use super::pins::{self, BOOKS, RULES, Spec, TRAFFIC};
-use super::{local, syscall};
+use super::{local, said, syscall};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf"));
 
@@ -286,7 +286,7 @@ pub fn start_sweep(ebpf: &mut Ebpf) -> Result<()> {
     let options = TestRunOptions { data_in: Some(&request), ..TestRunOptions::new() };
     let answer =
         program(ebpf, "lb_control")?.test_run(options).context("asking for the expiry sweep")?.return_value;
-    ensure!(answer == status::DONE, "the expiry sweep did not start (answer {answer})");
+    ensure!(answer == status::DONE, "the expiry sweep did not start: {}", said::by_loaded(ebpf));
     Ok(())
 }
 

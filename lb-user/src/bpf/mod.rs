@@ -14,6 +14,7 @@
 //! | [`sysctls`] | sysctls in the settings |
 //! | [`change`], [`publish`] | changes held in memory; from there to the maps |
 //! | [`stats`] | counters, and what they are relative to |
+//! | [`said`] | what the program says about a request that failed |
 //! | [`conns`] | reading the connection table |
 //! | [`store`] | all of it behind [`crate::control::store::Store`] |
 //! | [`netlink`], [`route`] | asking the kernel about NICs, routes and neighbours |
@@ -37,6 +38,7 @@ pub mod pins;
 pub mod publish;
 pub mod reap;
 pub mod route;
+pub mod said;
 pub mod stats;
 pub mod status;
 pub mod store;

@@ -14,6 +14,7 @@ lb_tests::tests! {
     sctp_is_balanced,
     values_of_sysctls,
     sysctls_work,
+    a_request_that_fails_says_why,
 }
 
 use marks::*;

@@ -1,12 +1,15 @@
-//! `lb-user sysctl`.
+//! `lb-user sysctl`, and requests to the program in the kernel.
 
 use anyhow::{Result, ensure};
+use lb_common::request::{Request, status};
 use lb_tests::drive::{self, DR};
 use lb_tests::lab::Lab;
 use lb_tests::need;
 use lb_tests::net::Netns;
 use lb_tests::peer::{Connection, curl};
 use lb_tests::topo::{self, Plan};
+use lb_user::bpf::{bpffs, said, syscall};
+use std::os::fd::AsFd;
 
 pub fn values_of_sysctls() -> Result<()> {
     need::root()?;
@@ -58,4 +61,17 @@ pub fn sysctls_work() -> Result<()> {
     ensure!(curl::answers(&set.client.netns, vip, 1).is_err());
     lab.ok("lb-user sysctl drop_packet=0")?;
     drive::answers_in_turn(&set, vip, &["10.211.55.69".to_owned()], 4)
+}
+
+pub fn a_request_that_fails_says_why() -> Result<()> {
+    need::network()?;
+    let set = topo::dr_wiring(&Plan::new("10.211.55.8", &["10.211.55.69"])?)?;
+    let lab = Lab::at(&set.balancer.netns)?;
+    lab.ok("lb-user attach eth0")?;
+    let program = set.balancer.netns.enter(|| bpffs::instance(None))??.join("lb_control");
+    let control = syscall::open_pin(&program)?;
+    ensure!(syscall::test_run(control.as_fd(), &Request::bytes(999, 0, 0))? == status::UNKNOWN);
+    let words = said::by_pinned(&program);
+    ensure!(words == "this program knows no request 999", "{words}");
+    Ok(())
 }
