@@ -177,7 +177,7 @@ fn serve(socket: &Socket, desk: &mut Desk, number: u32) {
     let asked = Port::from_wire(desk.named.port as u16);
     // A datagram socket stays with the dest of its last datagram, as a UDP connection would.
     // SAFETY: a value of plain words.
-    let known = unsafe { LOCAL_PEERS.get(&desk.named) }
+    let known = unsafe { LOCAL_PEERS.get(desk.named) }
         .and_then(|o| local::answer(&Kernel::detached(), o.dest, asked));
     let other = match known {
         Some(other) if socket.proto() == Proto::UDP => other,
