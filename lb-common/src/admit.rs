@@ -76,16 +76,24 @@ pub fn lookup<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, question: &mut Questi
 /// May the packet start a connection? The sloppy_* sysctls let any packet do so but a reset.
 #[inline(always)]
 fn opens<F: Ip, T: Tables>(t: &T, seen: &Seen<F>) -> bool {
-    let settings = t.settings();
     seen.opens
         || match seen.proto {
-            Proto::TCP => settings.sloppy_tcp.load() != 0 && seen.event != state::tcp::event(tcp_flags::RST),
+            Proto::TCP => seen.event != state::tcp::event(tcp_flags::RST) && sloppy(t, seen.proto),
             Proto::SCTP => {
-                settings.sloppy_sctp.load() != 0
-                    && seen.event != state::sctp::event(state::sctp::chunk::ABORT, None)
+                seen.event != state::sctp::event(state::sctp::chunk::ABORT, None) && sloppy(t, seen.proto)
             }
             _ => false,
         }
+}
+
+/// May nearly any packet of the protocol start a connection?
+#[inline(always)]
+fn sloppy<T: Tables>(t: &T, proto: Proto) -> bool {
+    match proto {
+        Proto::TCP => t.settings().sloppy_tcp.load() != 0,
+        Proto::SCTP => t.settings().sloppy_sctp.load() != 0,
+        _ => true,
+    }
 }
 
 /// The drop_packet defence: of the packets that would start a connection every n-th is dropped.
@@ -184,13 +192,13 @@ fn stray<F: Ip, T: Tables>(t: &T, work: &Work<F>, number: u32, keep_port: bool) 
 }
 
 /// No room for the entry. A scheduler that decides by the packet alone will decide the same for the next one, so the
-/// packet may go all the same, unless its replies need translating.
+/// packet may go all the same, unless its replies need translating, or the next one would not be scheduled at all.
 #[inline(always)]
 fn without_entry<F: Ip, T: Tables>(t: &T, work: &Work<F>, question: &Question, number: u32) -> Step {
     const HASHES: [u8; 3] = [Scheduler::Sh as u8, Scheduler::Dh as u8, Scheduler::Mh as u8];
     let Some(dest) = t.dest(number) else { return Reason::Internal.into() };
     let hashed = HASHES.contains(&question.service.scheduler) && !question.persistent();
-    if !hashed || dest.method() == Method::Nat as u8 {
+    if !hashed || !sloppy(t, work.seen.proto) || dest.method() == Method::Nat as u8 {
         return Reason::TableFull.into();
     }
     stray(t, work, number, false)

@@ -21,7 +21,7 @@ use crate::packet::Packet;
 use crate::parse::{self, Fragment, Seen};
 use crate::reason::{Reason, Verdict};
 use crate::related;
-use crate::state::{self, tcp::TcpState};
+use crate::state::{self, sctp::SctpState, tcp::TcpState};
 use crate::table::{self, Hit, Place, Wanted};
 use crate::tables::{Direction, FragKey, Tables};
 use crate::wire::{Ports, ethertype};
@@ -208,7 +208,7 @@ fn sides<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>, l3: 
     let to_us = t.known(filter_bit(F::FAMILY, F::destination(header).mixed()));
     let from_us = t.known(filter_bit(F::FAMILY, F::source(header).mixed()));
     // An ICMP error may come from any router: what it quotes decides.
-    let icmp = related::is_icmp::<F>(F::payload(header)?.1);
+    let icmp = related::may_be_icmp::<F>(F::payload(header)?.1);
     if !to_us && !from_us && !icmp {
         return Err(Reason::NotOurs);
     }
@@ -221,6 +221,9 @@ fn sides<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>, l3: 
     seen.now = t.now();
     if related::is_icmp::<F>(seen.proto) {
         return Ok(Step::related());
+    }
+    if !to_us && !from_us {
+        return Err(Reason::NotOurs);
     }
     if seen.fragment != Fragment::Later {
         parse::transport::<F, P>(p, seen)?;
@@ -307,7 +310,7 @@ fn step<F: Ip, T: Tables>(
 fn assures(proto: Proto, from: u8, to: u8, direction: state::Direction) -> bool {
     match proto {
         Proto::TCP => from != to && to == TcpState::Established as u8,
-        Proto::SCTP => from != to && to == state::sctp::SctpState::Established as u8,
+        Proto::SCTP => from != to && to == SctpState::Established as u8,
         _ => direction == state::Direction::Output,
     }
 }
@@ -316,21 +319,22 @@ fn assures(proto: Proto, from: u8, to: u8, direction: state::Direction) -> bool 
 /// expire_nodest_conn.) If so the old entry goes.
 #[inline(always)]
 fn reusable<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, seen: &Seen<F>) -> bool {
-    seen.opens && seen.proto == Proto::TCP && start_afresh(t, hit, seen.now)
+    seen.opens && seen.proto != Proto::UDP && start_afresh(t, hit, seen.proto, seen.now)
 }
 
 #[inline(never)]
-fn start_afresh<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, now: u32) -> bool {
+fn start_afresh<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, proto: Proto, now: u32) -> bool {
     const FIN_WAIT: u8 = TcpState::FinWait as u8;
     const TIME_WAIT: u8 = TcpState::TimeWait as u8;
     const CLOSE: u8 = TcpState::Close as u8;
+    const CLOSED: u8 = SctpState::Closed as u8;
     let settings = t.settings();
     let mode = settings.conn_reuse_mode.load();
     let weightless = settings.expire_nodest_conn.load() != 0
         && t.dest(hit.dest()).is_some_and(|d| d.weight.load() == 0 || !d.available());
-    let finished = match hit.state() {
-        TIME_WAIT | CLOSE => mode != 0,
-        FIN_WAIT => mode & 2 != 0 && hit.ctl & ctl::NO_OUTPUT != 0,
+    let finished = match (proto, hit.state()) {
+        (Proto::TCP, TIME_WAIT | CLOSE) | (Proto::SCTP, CLOSED) => mode != 0,
+        (Proto::TCP, FIN_WAIT) => mode & 2 != 0 && hit.ctl & ctl::NO_OUTPUT != 0,
         _ => false,
     };
     let fresh = weightless || finished && hit.dest & bound::CONTROLLED == 0;

@@ -133,6 +133,7 @@ reasons! {
     NoHeadroom = Drop, "no-headroom", "no room in front of the packet for the tunnel header";
     Limited = Drop, "limited", "dropped by the drop_packet defence";
     Internal = Drop, "internal", "a map lookup that cannot fail failed";
+    BadChecksum = Drop, "bad-checksum", "an ICMP error whose checksum is wrong, and which would have to be translated";
 }
 
 /// Number of reasons.

@@ -10,7 +10,7 @@ use crate::checksum;
 use crate::conn::{Entry, bound};
 use crate::dest::{Dest, Method};
 use crate::flow::Flow;
-use crate::forward::{link, to_dest, tunnel};
+use crate::forward::{link, nat, to_dest, tunnel};
 use crate::ip::{Address, Ip, filter_bit};
 use crate::packet::Packet;
 use crate::parse::{self, Fragment, Seen};
@@ -27,6 +27,12 @@ const HEADER: u32 = 8;
 #[inline(always)]
 pub const fn is_icmp<F: Ip>(proto: Proto) -> bool {
     proto.0 == if F::HEADER_SUM { Proto::ICMP.0 } else { Proto::ICMPV6.0 }
+}
+
+/// Is it ICMP, or an extension header that ICMPv6 may stand behind?
+#[inline(always)]
+pub const fn may_be_icmp<F: Ip>(proto: Proto) -> bool {
+    is_icmp::<F>(proto) || !F::HEADER_SUM && matches!(proto.0, 0 | 43 | 60)
 }
 
 /// Is it an error that IPVS follows? IPv4: unreachable, quench, time exceeded; IPv6: every error.
@@ -83,6 +89,10 @@ fn quoted<F: Ip, P: Packet>(p: &P, outer: &Seen<F>, quote: &mut Seen<F>) -> Resu
         return Err(Reason::OtherProtocol);
     }
     let ports: &Ports = p.at(quote.l4).ok_or(Reason::Truncated)?;
+    // What follows the error in the frame is no part of it.
+    if quote.l4 + size_of::<Ports>() as u32 > outer.l3 + outer.len {
+        return Err(Reason::Truncated);
+    }
     quote.set_ports(ports);
     Ok(())
 }
@@ -113,17 +123,25 @@ fn to_server<F: Ip, P: Packet, T: Tables>(
 ) -> Result<Step, Reason> {
     let seen = &work.seen;
     let dest = t.dest(hit.dest()).ok_or(Reason::Internal)?;
-    if !dest.available() {
-        return Err(Reason::DestGone);
-    }
-    t.count(hit.dest(), Direction::In, seen.len);
     let method = bound::method(hit.dest);
-    let hop = to_dest(t, dest, method == Method::Tunnel as u32, seen.now)?;
+    let (tunnelled, translated) = (method == Method::Tunnel as u32, method == Method::Nat as u32);
+    if translated && !intact(p, seen) {
+        return Err(Reason::BadChecksum);
+    }
+    // Unlike data, it still reaches a deleted dest.
+    if dest.available() {
+        t.count(hit.dest(), Direction::In, seen.len);
+    }
+    let hop = to_dest(t, dest, tunnelled, seen.now)?;
     decrement::<F, P>(p, seen)?;
-    if method == Method::Tunnel as u32 {
+    let limit = if tunnelled { tunnel::room(dest, &hop) } else { hop.mtu };
+    if seen.len > limit && limit != 0 {
+        return Err(Reason::TooBig);
+    }
+    if tunnelled {
         return Ok(tunnel::send(p, t, seen, dest, &hop).into());
     }
-    if method == Method::Nat as u32 {
+    if translated {
         let server = F::Addr::narrow(&dest.address());
         let port = server_port(hit, dest);
         rewrite(p, work, &server, port, Side::Request)?;
@@ -146,6 +164,9 @@ fn to_client<F: Ip, P: Packet, T: Tables>(
     hit: &Hit<'_, F>,
 ) -> Result<Step, Reason> {
     let seen = &work.seen;
+    if !intact(p, seen) {
+        return Err(Reason::BadChecksum);
+    }
     t.count(hit.dest(), Direction::Out, seen.len);
     let (vaddr, vport) = (hit.entry.vaddr(), hit.entry.vport());
     let hop = t.route_to_client::<F>(&seen.dst, &vaddr, p.ingress())?;
@@ -153,6 +174,18 @@ fn to_client<F: Ip, P: Packet, T: Tables>(
     rewrite(p, work, &vaddr, vport, Side::Reply)?;
     link::send(p, seen.l3, F::ETHERTYPE, &hop)?;
     Ok(Verdict::sent(Reason::Replied, hop.ifindex, p.ingress()).into())
+}
+
+/// Is the error's checksum right? One that is not would still not be when translated.
+#[inline(never)]
+fn intact<F: Ip, P: Packet>(p: &mut P, seen: &Seen<F>) -> bool {
+    let len = (seen.l3 + seen.len).saturating_sub(seen.l4);
+    let pseudo = if F::HEADER_SUM {
+        0
+    } else {
+        checksum::add32(checksum::add32(seen.src.sum(), seen.dst.sum()), nat::pseudo(Proto::ICMPV6, len))
+    };
+    p.sum(seen.l4, len).is_some_and(|sum| checksum::fold(checksum::add32(sum, pseudo)) == 0xffff)
 }
 
 /// An error that ends here is not answered by another.

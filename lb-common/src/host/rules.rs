@@ -12,7 +12,7 @@ use crate::ip::filter_bit;
 use crate::sched::{BuildDest, Scheduler, build, on_change, table_len};
 use crate::service::{SchedState, Service, ServiceKey, flags};
 use crate::settings::Settings;
-use crate::tables::refresh;
+use crate::tables::{FILTER_BITS, refresh};
 
 /// The words the control side writes.
 pub trait Memory {
@@ -51,6 +51,10 @@ impl NewService {
         let whole = if family == Family::V4 { u32::MAX } else { 128 };
         let key = ServiceKey::addr(family, proto, addr, Port::new(port));
         Self { key, scheduler, flags: 0, timeout: 0, netmask: whole }
+    }
+    /// Of a mark, without flags.
+    pub fn mark(family: Family, mark: u32, scheduler: Scheduler) -> Self {
+        Self { key: ServiceKey::mark(family, mark), ..Self::new(family, Proto::IP, Addr::ZERO, 0, scheduler) }
     }
     /// With persistence of so many seconds.
     pub fn persistent(self, timeout: u32) -> Self {
@@ -120,7 +124,9 @@ impl Rules {
             ..Service::default()
         };
         self.rows.push(Some(Row { key: new.key, value, scheduler: new.scheduler, list: Vec::new() }));
-        know(m, new.key.family, &new.key.addr);
+        if new.key.mark == 0 {
+            know(m, new.key.family, &new.key.addr);
+        }
         self.changed(m, slot, &[]);
         self.count_services(m);
         slot
@@ -272,6 +278,11 @@ fn as_built<M: Memory>(m: &M, number: u32) -> BuildDest {
         weight: d.weight.load(),
         last_weight: d.last_weight.load(),
     }
+}
+
+/// Makes every address worth a look, as mark rules for wide networks do.
+pub fn know_all<M: Memory>(m: &M) {
+    (0..1 << (FILTER_BITS - 5)).filter_map(|word| m.filter(word)).for_each(|word| word.store(u32::MAX));
 }
 
 /// Sets an address's bit in the filter.
