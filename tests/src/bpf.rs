@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use std::{fs, io, ptr, slice, thread};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aya::maps::{HashMap, Map, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::cell::Cell32;
@@ -20,6 +20,7 @@ use lb_common::conn::{Bucket4, Bucket6, Entry, Ways, ctl};
 use lb_common::dest::Dest;
 use lb_common::host::Memory;
 use lb_common::ip::{Ip, V4, V6};
+use lb_common::mark::{self, MarkRule};
 use lb_common::reason::{COUNT, Reason};
 use lb_common::request::{self, Request, verb};
 use lb_common::service::{SchedState, Service, ServiceKey};
@@ -212,7 +213,7 @@ impl Maps {
             services: Mutex::new(HashMap::try_from(Map::HashMap(data(ebpf, "services")?))?),
             others: BTreeMap::new(),
         };
-        let names = HASHES.into_iter().chain(["reasons", "stats"]);
+        let names = HASHES.into_iter().chain(["marks", "reasons", "stats"]);
         let others = names.map(|name| Ok((name, data(ebpf, name)?))).collect::<Result<_>>()?;
         Ok(Self { others, ..maps })
     }
@@ -438,6 +439,19 @@ impl Engine for Program {
         let ticks = seconds * HZ;
         self.maps.conns4.all::<Bucket4>().iter().for_each(|bucket| age::<V4>(bucket, ticks));
         self.maps.conns6.all::<Bucket6>().iter().for_each(|bucket| age::<V6>(bucket, ticks));
+    }
+
+    fn set_marks(&mut self, rules: &[MarkRule]) -> Result<()> {
+        let cell = &self.maps.settings().mark_rules;
+        // Where nobody reads, as the control side does it.
+        let half = 1 - (cell.load() >> 31);
+        let map = again(self.maps.other("marks")?)?;
+        let mut map = Array::<_, Plain<MarkRule>>::try_from(Map::Array(map))?;
+        for (rule, at) in rules.iter().zip(half * mark::MOST..) {
+            map.set(at, Plain(*rule), 0)?;
+        }
+        cell.store(mark::word(half, rules.len() as u32));
+        Ok(())
     }
 
     fn sweep(&mut self) -> Result<()> {

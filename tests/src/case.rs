@@ -10,7 +10,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use anyhow::{Context as _, Result, ensure};
 use lb_common::addr::{Addr, Family, Port, Proto, family_of};
 use lb_common::dest::Method;
-use lb_common::host::rules::{Memory, NewDest, NewService, Rules};
+use lb_common::host::Sizes;
+use lb_common::host::rules::{Memory, NewDest, NewService, Rules, know_all};
+use lb_common::mark::MarkRule;
 use lb_common::reason::Reason;
 use lb_common::sched::Scheduler;
 use lb_common::tables::Counters;
@@ -110,6 +112,11 @@ pub fn service(family: Family, proto: Proto, port: u16, scheduler: Scheduler) ->
     NewService::new(family, proto, Addr::from(vip(family)), port, scheduler)
 }
 
+/// A service by mark.
+pub fn by_mark(family: Family, mark: u32, scheduler: Scheduler) -> NewService {
+    NewService::mark(family, mark, scheduler)
+}
+
 /// A dest on a segment.
 pub fn dest(nic: Nic, family: Family, host: u8, port: u16, method: Method) -> NewDest {
     NewDest::new(family, Addr::from(nic.host(family, host)), port, method)
@@ -173,6 +180,8 @@ pub trait Engine {
     fn run(&mut self, nic: Nic, frame: &[u8]) -> Result<Outcome>;
     /// Lets time pass.
     fn pass_time(&mut self, seconds: u32);
+    /// Puts mark rules in force.
+    fn set_marks(&mut self, rules: &[MarkRule]) -> Result<()>;
     /// Has the whole table swept.
     fn sweep(&mut self) -> Result<()>;
     /// A dest's counters.
@@ -202,6 +211,10 @@ pub enum Step {
     Delete(u32),
     /// A dest is added to a service: it gets this number.
     Add(u32, NewDest, u32),
+    /// These mark rules are in force from now on.
+    Marks(Vec<MarkRule>),
+    /// Everything in the table, in any order.
+    Table(Vec<Live>),
     /// A setting is changed.
     Set(fn(&lb_common::settings::Settings)),
     /// Seconds pass.
@@ -329,10 +342,13 @@ fn take<E: Engine>(engine: &mut E, rules: &mut Rules, step: &Step) -> Result<()>
                 live.iter().filter(|entry| !entry.template).map(|entry| entry.state).collect();
             same("states", states, vec![*state])
         }
-        _ => {
-            change(engine, rules, step)?;
-            Ok(())
+        Step::Table(wanted) => {
+            let (mut live, mut wanted) = (engine.live()?, wanted.clone());
+            live.sort();
+            wanted.sort();
+            same("the table", live, wanted)
         }
+        _ => change(engine, rules, step),
     }
 }
 
@@ -344,6 +360,10 @@ fn change<E: Engine>(engine: &mut E, rules: &mut Rules, step: &Step) -> Result<(
             same("dest number", rules.add_dest(engine.memory(), *service, new), *number)?;
         }
         Step::Set(set) => set(engine.memory().settings()),
+        Step::Marks(marks) => {
+            know_all(engine.memory());
+            engine.set_marks(marks)?;
+        }
         Step::Wait(seconds) => engine.pass_time(*seconds),
         Step::Sweep => engine.sweep()?,
         _ => {}
@@ -415,4 +435,14 @@ pub fn run_all(cases: &[Case]) -> Result<()> {
         case.run(&mut host)?;
     }
     crate::bpf::with(|program| cases.iter().try_for_each(|case| case.run(program)))
+}
+
+/// The same with the smallest connection table there is: one bucket of each family and one second bucket.
+pub fn run_all_tiny(cases: &[Case]) -> Result<()> {
+    let mut host = crate::host::Host::with_sizes(Sizes { buckets: 1, second: 1, ..Sizes::default() });
+    for case in cases {
+        case.run(&mut host)?;
+    }
+    let sizes = crate::bpf::Sizes { buckets: [1; 2], second: 1, ..crate::bpf::Sizes::CASE };
+    crate::bpf::with_sizes(&sizes, |program| cases.iter().try_for_each(|case| case.run(program)))
 }

@@ -6,6 +6,7 @@ use lb_common::conn::{Entry, Ways, bound, ctl, tag};
 use lb_common::dest::Hop;
 use lb_common::host::{self, HostTables, Sizes, SliceFrame};
 use lb_common::ip::{Address, Ip, V4, V6};
+use lb_common::mark::MarkRule;
 use lb_common::reason::{Action, Reason};
 use lb_common::tables::Counters;
 
@@ -13,13 +14,19 @@ use crate::case::{Engine, HOSTS, Live, MTU, Nic, Outcome, ROUTER, Way, client, e
 
 /// The pass over ordinary memory.
 pub struct Host {
+    sizes: Sizes,
     tables: HostTables,
 }
 
 impl Host {
     /// With empty tables.
     pub fn new() -> Self {
-        Self { tables: world(&Sizes::default()) }
+        Self::with_sizes(Sizes::default())
+    }
+
+    /// With empty tables of other sizes.
+    pub fn with_sizes(sizes: Sizes) -> Self {
+        Self { sizes, tables: world(&sizes) }
     }
 }
 
@@ -72,7 +79,7 @@ impl Engine for Host {
     }
 
     fn reset(&mut self) -> Result<()> {
-        *self = Self::new();
+        *self = Self::with_sizes(self.sizes);
         Ok(())
     }
 
@@ -91,6 +98,11 @@ impl Engine for Host {
 
     fn pass_time(&mut self, seconds: u32) {
         self.tables.pass_time(seconds);
+    }
+
+    fn set_marks(&mut self, rules: &[MarkRule]) -> Result<()> {
+        self.tables.set_marks(rules);
+        Ok(())
     }
 
     fn sweep(&mut self) -> Result<()> {

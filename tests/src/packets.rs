@@ -75,6 +75,8 @@ pub enum Body {
     Tcp(u16, u16, u8, Vec<u8>),
     /// UDP: ports, data, checksum or zero in its place.
     Udp(u16, u16, Vec<u8>, bool),
+    /// SCTP: ports, chunks by type and content.
+    Sctp(u16, u16, Vec<(u8, Vec<u8>)>),
     /// IP in IP.
     Ip(Box<Packet>),
     /// GRE, with a checksum or without.
@@ -116,6 +118,18 @@ impl Packet {
     /// A UDP datagram.
     pub fn udp(src: (IpAddr, u16), dst: (IpAddr, u16), data: &[u8]) -> Self {
         Self::new(src.0, dst.0, Body::Udp(src.1, dst.1, data.to_vec(), true))
+    }
+
+    /// An SCTP packet with a chunk of each of these types.
+    pub fn sctp(src: (IpAddr, u16), dst: (IpAddr, u16), chunks: &[u8]) -> Self {
+        // Not a multiple of four: the next chunk begins after some padding.
+        let chunks = chunks.iter().map(|kind| (*kind, vec![0x51; 13])).collect();
+        Self::new(src.0, dst.0, Body::Sctp(src.1, dst.1, chunks))
+    }
+
+    /// An ICMP error from `src` to `dst` of this type and code that quotes some bytes.
+    pub fn icmp_error(src: IpAddr, dst: IpAddr, kind: (u8, u8), quote: Vec<u8>) -> Self {
+        Self::new(src, dst, Body::Icmp(kind.0, kind.1, 0, quote))
     }
 
     /// Changed by `change`.
@@ -197,6 +211,7 @@ impl Packet {
         match &self.body {
             Body::Tcp(sport, dport, flags, data) => (6, self.tcp_bytes(*sport, *dport, *flags, data)),
             Body::Udp(sport, dport, data, summed) => (17, self.udp_bytes(*sport, *dport, data, *summed)),
+            Body::Sctp(sport, dport, chunks) => (132, sctp(*sport, *dport, chunks)),
             Body::Ip(inner) => (inner.number(), inner.bytes()),
             Body::Gre(summed, inner) => (47, gre(*summed, inner)),
             Body::Gue(sport, dport, summed, inner) => {
@@ -262,6 +277,20 @@ impl Packet {
         }
         fitted
     }
+}
+
+fn sctp(sport: u16, dport: u16, chunks: &[(u8, Vec<u8>)]) -> Vec<u8> {
+    let mut bytes = [sport.to_be_bytes(), dport.to_be_bytes()].concat();
+    bytes.extend([0xaa, 0xbb, 0xcc, 0xdd, 0, 0, 0, 0]);
+    for (kind, content) in chunks {
+        bytes.extend([*kind, 0]);
+        bytes.extend((content.len() as u16 + 4).to_be_bytes());
+        bytes.extend(content);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+    }
+    let check = crc32c::crc32c(&bytes).to_le_bytes();
+    bytes[8..12].copy_from_slice(&check);
+    bytes
 }
 
 fn gre(summed: bool, inner: &Packet) -> Vec<u8> {
@@ -370,6 +399,13 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_sctp_sum_is_crc32c() {
+        assert_eq!(crc32c::crc32c(b"123456789"), 0xe306_9283);
+        let bytes = sctp(7, 9, &[(1, vec![0; 16]), (6, vec![1])]);
+        assert_eq!((bytes.len(), &bytes[32..]), (40, &[6, 0, 0, 5, 1, 0, 0, 0][..]));
     }
 
     /// ipvs.md 6.4, captured from the kernel.
