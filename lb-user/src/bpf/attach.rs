@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::Ebpf;
 
+use super::bpffs::outside;
 use super::create::{self, Sizes, Undo};
 use super::lock::{self, Hold};
 use super::pins::{self, Rules, traffic};
@@ -39,14 +40,17 @@ const GENERIC: u32 = 1 << 1;
 
 /// Attaches to NICs; the lines to print.
 pub fn attach(dir: &Path, names: &[String], mode: Mode, connections: Option<u32>) -> Result<Vec<String>> {
-    let nics = route::nics()?;
-    let wanted = wanted(&nics, names)?;
+    // Before anything is made.
+    wanted(&route::nics()?, names)?;
     let mut undo = Undo::default();
     if !dir.exists() {
         undo.directory(dir);
     }
     reap(dir);
     let _lock = lock::make(dir)?;
+    finish(dir)?;
+    let nics = route::nics()?;
+    let wanted = not_taken(wanted(&nics, names)?, &links(dir, LINK)?)?;
     let rules = open_or_make(dir, &mut undo)?;
     let sizes = sizes(dir, &rules, connections)?;
     let mut ebpf = create::programs(dir, &sizes, &mut undo)?;
@@ -66,14 +70,17 @@ pub fn attach(dir: &Path, names: &[String], mode: Mode, connections: Option<u32>
 
 /// Puts the program for real servers on NICs.
 pub fn attach_realserver(dir: &Path, names: &[String], mode: Mode) -> Result<Vec<String>> {
-    let nics = route::nics()?;
-    let wanted = wanted(&nics, names)?;
+    // Before anything is made.
+    wanted(&route::nics()?, names)?;
     let mut undo = Undo::default();
     if !dir.exists() {
         undo.directory(dir);
     }
     reap(dir);
     let _lock = lock::make(dir)?;
+    finish(dir)?;
+    let nics = route::nics()?;
+    let wanted = not_taken(wanted(&nics, names)?, &links(dir, REALSERVER)?)?;
     let ebpf = create::realserver()?;
     let said = put_on(dir, &wanted, mode, &ebpf, REALSERVER, "lb_realserver")?;
     undo.keep();
@@ -99,6 +106,20 @@ fn wanted<'a>(nics: &'a [Nic], names: &[String]) -> Result<Vec<&'a Nic>> {
         }
     }
     Ok(wanted)
+}
+
+/// These, unless one of them has a program that is none of our links'. Asked before anything is loaded, which takes
+/// longest.
+fn not_taken<'a>(wanted: Vec<&'a Nic>, links: &BTreeMap<String, OwnedFd>) -> Result<Vec<&'a Nic>> {
+    let ours: Vec<u32> = links
+        .values()
+        .filter_map(|link| syscall::xdp_link(link.as_fd()).ok())
+        .map(|(_, index)| index)
+        .collect();
+    match wanted.iter().find(|nic| nic.xdp.is_some() && !ours.contains(&nic.index)) {
+        Some(nic) => bail!(taken(nic)),
+        None => Ok(wanted),
+    }
 }
 
 /// Sizes of the connection tables: as asked, else as they are, else as usual.
@@ -175,7 +196,7 @@ fn put_on(
 ) -> Result<Vec<String>> {
     let program = program(ebpf, name)?;
     let mut said = Vec::new();
-    let mut fresh: Vec<(PathBuf, OwnedFd)> = Vec::new();
+    let mut fresh: Vec<(&Nic, PathBuf, OwnedFd)> = Vec::new();
     let mut links = links(dir, prefix)?;
     for nic in wanted {
         let old = links.get(&nic.name).and_then(|link| syscall::xdp_link(link.as_fd()).ok());
@@ -188,12 +209,23 @@ fn put_on(
         if let Some(old) = links.remove(&nic.name) {
             let _ = syscall::detach_link(old.as_fd());
         }
-        let (link, line) = attach_one(program, nic, mode).inspect_err(|_| put_back(program, nic, &path))?;
-        said.push(line);
-        fresh.push((path, link));
+        match attach_one(program, nic, mode) {
+            Ok((link, line)) => {
+                said.push(line);
+                fresh.push((nic, path, link));
+            }
+            Err(error) => {
+                put_back(program, nic, &path);
+                for (nic, path, link) in &fresh {
+                    let _ = syscall::detach_link(link.as_fd());
+                    put_back(program, nic, path);
+                }
+                return Err(error);
+            }
+        }
     }
     switch_over(&links, program, &dir.join(name))?;
-    for (path, link) in &fresh {
+    for (_, path, link) in &fresh {
         replace_pin(link.as_fd(), path)?;
     }
     Ok(said)
@@ -297,13 +329,24 @@ fn replace_pin(object: BorrowedFd<'_>, path: &Path) -> Result<()> {
     fs::rename(&fresh, path).with_context(|| format!("pinning {}", path.display()))
 }
 
+/// Moves to their places the pins of a command that was killed before it did: a link among them holds its NIC.
+fn finish(dir: &Path) -> Result<()> {
+    for name in files(dir)? {
+        if let Some(place) = name.strip_prefix(FRESH) {
+            fs::rename(dir.join(&name), dir.join(place)).with_context(|| format!("pinning {place}"))?;
+        }
+    }
+    Ok(())
+}
+
 /// The pinned links, by the NIC's name.
 pub fn links(dir: &Path, prefix: &str) -> Result<BTreeMap<String, OwnedFd>> {
     let mut links = BTreeMap::new();
     for name in files(dir)? {
         if let Some(nic) = name.strip_prefix(prefix) {
-            let link = syscall::open_pin(&dir.join(&name))
-                .with_context(|| format!("{} is not a link of the balancer's", dir.join(&name).display()))?;
+            let link = syscall::open_pin(&dir.join(&name)).with_context(|| {
+                format!("{} is not a link of the balancer's", outside(&dir.join(&name)).display())
+            })?;
             links.insert(nic.replace(DOT, "."), link);
         }
     }
@@ -323,6 +366,8 @@ pub fn detach(dir: &Path, names: &[String], purge: bool) -> Result<Vec<String>> 
     let said = take_off(dir, names, LINK, purge)?;
     if purge {
         let _lock = lock::take(dir, Hold::Alone)?;
+        // The mark of a whole table goes first: what a killed purge leaves is none.
+        create::remove(&dir.join("settings"))?;
         for name in files(dir)? {
             // Real servers are no part of the balancer.
             if !name.starts_with(REALSERVER) {
@@ -352,6 +397,7 @@ fn take_off(dir: &Path, names: &[String], prefix: &str, purge: bool) -> Result<V
         ensure!(names.is_empty(), "{}: not attached", names.join(", "));
         return Ok(Vec::new());
     };
+    finish(dir)?;
     let links = links(dir, prefix)?;
     if let Some(other) = names.iter().find(|name| !links.contains_key(*name)) {
         bail!("{other}: not attached");

@@ -14,6 +14,7 @@ use lb_common::request::{Request, status, verb};
 use lb_common::settings::Settings;
 use lb_common::tables::LAYOUT;
 
+use super::bpffs::outside;
 use super::clock;
 use super::pins::{self, BOOKS, RULES, Spec, TRAFFIC};
 use super::{local, said, syscall};
@@ -217,7 +218,7 @@ impl Sizes {
         ensure!(
             whole,
             "the connection tables in {} do not fit each other: `lb-user detach --purge` clears them",
-            dir.display()
+            outside(dir).display()
         );
         Ok(Some(sizes))
     }

@@ -18,6 +18,7 @@ use lb_common::tables::{Control, Counters, FILTER_BITS, FragKey, LAYOUT};
 use super::bpffs::outside;
 use super::memory::{Access, Mapped, Spaced};
 use super::stats::{BOOK, Book};
+use super::syscall;
 
 /// What a map has to be.
 #[derive(Clone, Copy, Debug)]
@@ -116,6 +117,9 @@ impl Spec {
             Err(_) if !path.exists() => return Ok(None),
             Err(_) => bail!("{}: {}", outside(&path).display(), self.foreign("no map at all")),
         };
+        if !syscall::is_map(fd(&map)) {
+            bail!("{}: {}", outside(&path).display(), self.foreign("no map at all"));
+        }
         let info = map.info().with_context(|| format!("asking about {}", path.display()))?;
         let found = (info.key_size() as usize, info.value_size() as usize, info.max_entries());
         let fits = info.map_type().is_ok_and(|kind| kind == self.kind)
@@ -135,7 +139,7 @@ impl Spec {
         self.open(dir)?.with_context(|| {
             format!(
                 "{} is missing: `lb-user detach --purge` clears what is left",
-                dir.join(self.name).display()
+                outside(&dir.join(self.name)).display()
             )
         })
     }
@@ -192,7 +196,7 @@ impl Rules {
             layout == LAYOUT,
             "the tables in {} have layout {layout}, this program knows {LAYOUT}: use the version that made them, or \
              start over with `lb-user detach --purge`",
-            dir.display()
+            outside(dir).display()
         );
         Ok(Some(Self {
             settings,

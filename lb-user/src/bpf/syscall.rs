@@ -257,6 +257,12 @@ pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     bpf(command::OBJ_GET, &mut attr).map(new_descriptor)
 }
 
+/// Is it a map? A pin may be anything, and information about a program reads like that of a strange map.
+pub fn is_map(object: BorrowedFd<'_>) -> bool {
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()));
+    link.is_ok_and(|link| link.as_os_str().as_bytes().ends_with(b"bpf-map"))
+}
+
 /// Attaches a program to a NIC; `flags` are `XDP_FLAGS_`. It stays while the link does.
 pub fn create_link(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io::Result<OwnedFd> {
     const XDP: u64 = 37;

@@ -110,7 +110,11 @@ impl<S: Store> Session<'_, S> {
         }
         let text = String::from_utf8_lossy(&text).into_owned();
         let end = self.batch(|session| {
-            session.change(&Request::Clear);
+            let cleared = session.change(&Request::Clear);
+            if cleared.status() != 0 {
+                // Tables that cannot be cleared cannot be filled either: that is said once.
+                return cleared;
+            }
             let mut lines = text.lines().filter(|line| !save::is_comment(line));
             session.lines(|_| Ok(lines.next().map(str::to_owned)))
         });
