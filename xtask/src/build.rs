@@ -35,7 +35,16 @@ pub fn lb_user(options: &Options) -> Result<PathBuf> {
 
 /// Build a program of the tests crate, optimised, and return its path.
 pub fn test_program(name: &str) -> Result<PathBuf> {
-    let mut cargo = command::cargo(["build", "--release", "--package", "lb-tests", "--target-dir", "target", "--bin", name]);
+    let mut cargo = command::cargo([
+        "build",
+        "--release",
+        "--package",
+        "lb-tests",
+        "--target-dir",
+        "target",
+        "--bin",
+        name,
+    ]);
     command::run(&mut cargo)?;
     Ok(command::root().join("target/release").join(name))
 }
