@@ -219,10 +219,12 @@ impl Case {
     fn packet(&self, from: (IpAddr, u16), to: (IpAddr, u16), flags: u8) -> Packet {
         let headers = if self.family == Family::V4 { 14 + 20 } else { 14 + 40 };
         let data = |transport: usize| vec![0x5a; LENGTH - headers - transport];
-        match self.proto {
+        let packet = match self.proto {
             Proto::TCP => Packet::tcp(from, to, flags, &data(20)),
             _ => Packet::udp(from, to, &data(8)),
-        }
+        };
+        // As nearly every sender has it.
+        packet.with(|packet| packet.df = true)
     }
 
     /// The first client; flows count up from it.
