@@ -60,8 +60,6 @@ pub mod status {
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hop {
-    /// Source address the route selects, for tunnels.
-    pub source: Addr,
     /// The frame's first twelve bytes, words in memory order: next hop's MAC address, then the egress NIC's.
     pub macs: [u32; 3],
     /// Egress NIC.
@@ -70,6 +68,15 @@ pub struct Hop {
     pub mtu: u32,
     /// VLAN tag (host order) to put on at `ifindex`; 0 = none of its own.
     pub vlan: u32,
+}
+
+/// What the kernel knows of the way to an address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Route {
+    /// The next step there.
+    pub hop: Hop,
+    /// Source address the route selects, for tunnels.
+    pub source: Addr,
 }
 
 impl Hop {
@@ -97,7 +104,7 @@ pub struct SharedHop {
     pub seq: Cell32,
     /// When it was last asked of the kernel, in ticks.
     pub asked: Cell32,
-    /// Two of [`Hop`]'s words in each: MACs and egress, MTU and VLAN, source.
+    /// Two of [`Route`]'s words in each: MACs and egress, MTU and VLAN, source.
     words: [Cell64; 5],
 }
 
@@ -115,20 +122,22 @@ impl SharedHop {
         }
         let low = |i: usize| self.words[i].load() as u32;
         let high = |i: usize| (self.words[i].load() >> 32) as u32;
-        let hop = Hop {
-            macs: [low(0), high(0), low(1)],
-            ifindex: high(1),
-            mtu: low(2),
-            vlan: high(2),
-            source: Addr::from_words([low(3), high(3), low(4), high(4)]),
-        };
+        let hop = Hop { macs: [low(0), high(0), low(1)], ifindex: high(1), mtu: low(2), vlan: high(2) };
         (self.seq.load_acquire() == seq).then_some(hop)
     }
 
-    /// Writes the hop if it differs, unless somebody else is at it.
+    /// The source address packets from here to there have. Read beside [`SharedHop::read`], it may be one route newer:
+    /// as good a source as the other.
     #[inline(always)]
-    pub fn write(&self, hop: &Hop) {
-        let source = hop.source.words();
+    pub fn source(&self) -> Addr {
+        let (a, b) = (self.words[3].load(), self.words[4].load());
+        Addr::from_words([a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32])
+    }
+
+    /// Writes the way if it differs, unless somebody else is at it.
+    #[inline(always)]
+    pub fn write(&self, route: &Route) {
+        let (hop, source) = (&route.hop, route.source.words());
         let words = [
             join(hop.macs[0], hop.macs[1]),
             join(hop.macs[2], hop.ifindex),

@@ -1,19 +1,20 @@
 //! The pass over a packet, top to bottom. Read this first.
 //!
 //! ```text
-//! process ─ link layer ─ receive ─┬────────────────────────┬─ forward::request ─┬─ verdict
-//!                                 ├─ lookup ─ pick ─ open ─┘                    └─ icmp::answer
-//!                                 ├────────────────────────── forward::reply
-//!                                 └────────────────────────── related::forward
+//! process ─ link layer ─ receive ─┬─ of a connection: forward::request, forward::reply ─┬─ verdict
+//!                                 ├─ lookup ─ pick ─ open ─ forward::newcomer ──────────┼─ icmp::answer
+//!                                 └─ related::forward ──────────────────────────────────┘
 //! ```
 //!
 //! The stages are functions of their own, one after the other and not one inside the other, each telling the next what
 //! to do by one word, a [`Step`]: a chain of BPF functions has 512 bytes of stack together and may return one word.
+//! What belongs to a known connection is sent on within the first: a call costs as much as a dozen instructions where
+//! the kernel guards its returns.
 
 use crate::addr::Proto;
 use crate::admit::Question;
 use crate::conn::{bound, ctl};
-use crate::dest::Method;
+use crate::dest::{Dest, Method};
 use crate::flow::Flow;
 use crate::forward::{self, icmp};
 use crate::ip::{Address, Ip, V4, V6, filter_bit};
@@ -64,19 +65,18 @@ impl Step {
     const KIND: u64 = Self::OPEN | 7 << 60;
     const RELATED: u64 = Self::OPEN;
     const REQUEST: u64 = Self::OPEN | 1 << 60;
-    const REPLY: u64 = Self::OPEN | 2 << 60;
-    const ADMIT: u64 = Self::OPEN | 3 << 60;
-    const ANSWER: u64 = Self::OPEN | 4 << 60;
-    const PICK: u64 = Self::OPEN | 5 << 60;
-    const OPEN_TO: u64 = Self::OPEN | 6 << 60;
-    const STRAY: u64 = Self::OPEN | 7 << 60;
+    const ADMIT: u64 = Self::OPEN | 2 << 60;
+    const ANSWER: u64 = Self::OPEN | 3 << 60;
+    const PICK: u64 = Self::OPEN | 4 << 60;
+    const OPEN_TO: u64 = Self::OPEN | 5 << 60;
+    const STRAY: u64 = Self::OPEN | 6 << 60;
 
     /// An ICMP packet, perhaps about a connection.
     #[inline(always)]
     pub const fn related() -> Self {
         Self(Self::RELATED)
     }
-    /// A client's packet of the connection in this slot is to be forwarded.
+    /// A client's packet of the connection just made in this slot is to be forwarded.
     #[inline(always)]
     pub const fn request(slot: u32) -> Self {
         Self(Self::REQUEST | slot as u64)
@@ -85,11 +85,6 @@ impl Step {
     #[inline(always)]
     pub const fn stray(bound: u32) -> Self {
         Self(Self::STRAY | bound as u64)
-    }
-    /// A server's packet of the connection in this slot is to be forwarded.
-    #[inline(always)]
-    pub const fn reply(slot: u32) -> Self {
-        Self(Self::REPLY | slot as u64)
     }
     /// A client's packet has no connection.
     #[inline(always)]
@@ -184,9 +179,7 @@ fn stages<F: Ip, P: Packet, T: Tables>(
         step = t.open(work, question, step.word());
     }
     if step.is(Step::REQUEST) || step.is(Step::STRAY) {
-        step = forward::request(p, t, &work.seen, step.word(), step.is(Step::STRAY));
-    } else if step.is(Step::REPLY) {
-        step = forward::reply(p, t, &work.seen, step.word());
+        step = forward::newcomer(p, t, &work.seen, step.word(), step.is(Step::STRAY));
     } else if step.is(Step::RELATED) {
         step = related::forward(p, t, work);
     }
@@ -196,7 +189,7 @@ fn stages<F: Ip, P: Packet, T: Tables>(
     Verdict::from_word(step.0)
 }
 
-/// One IP packet: is it for us, from whom, of which connection?
+/// One IP packet: is it for us, from whom, of which connection? One of a known connection is sent on at once.
 #[inline(never)]
 fn receive<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>, l3: u32) -> Step {
     sides(p, t, work, l3).into()
@@ -232,9 +225,9 @@ fn sides<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>, l3: 
         return Err(Reason::FragmentUnknown);
     }
     if from_us && let Some(hit) = find_reply(t, work) {
-        return reply(t, &work.seen, &hit);
+        return reply(p, t, &work.seen, &hit);
     }
-    if to_us { request(t, work) } else { Err(Reason::ReplyUnknown) }
+    if to_us { request(p, t, work) } else { Err(Reason::ReplyUnknown) }
 }
 
 /// A first fragment leaves its ports for the later ones; a later one takes them. False: the first was not seen.
@@ -258,14 +251,14 @@ fn join_fragment<F: Ip, T: Tables>(t: &T, seen: &mut Seen<F>) -> bool {
 
 /// A packet from a client.
 #[inline(always)]
-fn request<F: Ip, T: Tables>(t: &T, work: &mut Work<F>) -> Result<Step, Reason> {
+fn request<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>) -> Result<Step, Reason> {
     let seen = &work.seen;
     work.place = table::place::<F, T>(t, &seen.src, seen.sport, seen.proto);
     work.wanted = Wanted { flow: seen.flow(), tag: seen.proto.0 as u32, now: seen.now };
     match table::search::<F, T, false>(t, work.place, &work.wanted) {
         Some(hit) if !reusable(t, &hit, seen) => {
-            follow(t, seen, &hit)?;
-            Ok(Step::request(hit.slot))
+            let dest = follow(t, seen, &hit)?;
+            forward::request(p, t, seen, &hit, dest)
         }
         _ => Ok(Step::admit()),
     }
@@ -273,7 +266,7 @@ fn request<F: Ip, T: Tables>(t: &T, work: &mut Work<F>) -> Result<Step, Reason> 
 
 /// A packet of a known connection: its dest must still be there; the state machine moves.
 #[inline(always)]
-fn follow<F: Ip, T: Tables>(t: &T, seen: &Seen<F>, hit: &Hit<'_, F>) -> Result<(), Reason> {
+fn follow<'a, F: Ip, T: Tables>(t: &'a T, seen: &Seen<F>, hit: &Hit<'_, F>) -> Result<&'a Dest, Reason> {
     let dest = t.dest(hit.dest()).ok_or(Reason::Internal)?;
     if !dest.available() {
         return Err(Reason::DestGone);
@@ -281,7 +274,7 @@ fn follow<F: Ip, T: Tables>(t: &T, seen: &Seen<F>, hit: &Hit<'_, F>) -> Result<(
     let no_output = hit.ctl & ctl::NO_OUTPUT;
     let direction = if no_output != 0 { state::Direction::InputOnly } else { state::Direction::Input };
     step(t, seen, hit, direction, no_output);
-    Ok(())
+    Ok(dest)
 }
 
 /// Moves the state machine, and with it the connection's clock and its dest's counts.
@@ -354,11 +347,16 @@ fn find_reply<'a, F: Ip, T: Tables>(t: &'a T, work: &mut Work<F>) -> Option<Hit<
 
 /// A packet from a server.
 #[inline(always)]
-fn reply<F: Ip, T: Tables>(t: &T, seen: &Seen<F>, hit: &Hit<'_, F>) -> Result<Step, Reason> {
+fn reply<F: Ip, P: Packet, T: Tables>(
+    p: &mut P,
+    t: &T,
+    seen: &Seen<F>,
+    hit: &Hit<'_, F>,
+) -> Result<Step, Reason> {
     t.count(hit.dest(), Direction::Out, seen.len);
     step(t, seen, hit, state::Direction::Output, 0);
     if bound::method(hit.dest) != Method::Nat as u32 {
         return Err(Reason::ReplyDirect);
     }
-    Ok(Step::reply(hit.slot))
+    forward::reply(p, t, seen, hit)
 }

@@ -207,7 +207,13 @@ pub fn search<'a, F: Ip, T: Tables, const REPLY: bool>(
     wanted: &Wanted<F>,
 ) -> Option<Hit<'a, F>> {
     let bucket = t.bucket::<F>(place.bucket)?;
-    let found = search_bucket::<F, T, REPLY>(t, bucket, place.home, wanted);
+    // Nearly always it is the first: no call then.
+    let way = place.home & (F::Entry::WAYS - 1);
+    let first = probe::<F, T, REPLY>(t, bucket.way(way), wanted);
+    if first != 0 {
+        return Some(hit(bucket, (first as u64) << 32 | way as u64, base::<F>(place.bucket)));
+    }
+    let found = search_bucket::<F, T, REPLY>(t, bucket, place.home.wrapping_add(1), wanted);
     if found != NOWHERE {
         return Some(hit(bucket, found, base::<F>(place.bucket)));
     }
@@ -437,7 +443,8 @@ fn claim<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, base: u32, new: &Insertion
         if rank > best.rank {
             best = Victim { rank, way, ctl: ctl_word };
         }
-        i += 1;
+        // None is better than a free one.
+        i = if rank == u32::MAX { F::Entry::WAYS } else { i + 1 };
     }
     if best.rank < least {
         return NO_SLOT;

@@ -11,7 +11,7 @@ use aya_ebpf::helpers::generated::{
 use lb_common::addr::{Addr, Family};
 use lb_common::admit::{self, Question};
 use lb_common::conn::{Bucket4, Bucket6};
-use lb_common::dest::{Dest, Hop, SharedHop};
+use lb_common::dest::{Dest, Hop, Route, SharedHop};
 use lb_common::ip::{Address, Ip, V4, V6};
 use lb_common::mark::MarkRule;
 use lb_common::pipeline::{Step, Work, Workspace};
@@ -327,13 +327,13 @@ fn ask_route(ctx: *mut xdp_md, query: &RouteQuery, into: &SharedHop) -> u32 {
         Some([parent, vlan]) => (*parent, *vlan),
         None => (fib.ifindex, 0),
     };
-    into.write(&Hop {
-        source: fib.src,
+    let hop = Hop {
         macs: Hop::pack([b[2], b[3], c[0], c[1], c[2], c[3]], [a[0], a[1], a[2], a[3], b[0], b[1]]),
         ifindex,
         mtu: u16::from_ne_bytes([mtu[2], mtu[3]]) as u32,
         vlan,
-    });
+    };
+    into.write(&Route { hop, source: fib.src });
     ANSWERED
 }
 

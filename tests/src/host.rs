@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use lb_common::addr::{Addr, Family};
 use lb_common::conn::{Entry, Ways, bound, ctl, tag};
-use lb_common::dest::Hop;
+use lb_common::dest::{Hop, Route};
 use lb_common::host::{self, HostTables, Sizes, SliceFrame};
 use lb_common::ip::{Address, Ip, V4, V6};
 use lb_common::mark::MarkRule;
@@ -45,24 +45,20 @@ pub fn world(sizes: &Sizes) -> HostTables {
             tables.set_route(family, segment, on_link, Err(Reason::NoNeighbour));
             for host in HOSTS {
                 let to = Addr::from(nic.host(family, host));
-                tables.set_route(family, to, whole, Ok(hop(family, nic, host)));
+                tables.set_route(family, to, whole, Ok(route(family, nic, host)));
             }
         }
     }
-    let router = |family| Ok(hop(family, Nic::Front, ROUTER));
+    let router = |family| Ok(route(family, Nic::Front, ROUTER));
     tables.set_route(Family::V4, Addr::from(client(Family::V4, 0)), 24, router(Family::V4));
     tables.set_route(Family::V6, Addr::from(client(Family::V6, 0)), 64, router(Family::V6));
     tables
 }
 
-fn hop(family: Family, nic: Nic, host: u8) -> Hop {
-    Hop {
-        macs: Hop::pack(nic.host_mac(host), nic.mac()),
-        ifindex: number(nic),
-        mtu: MTU,
-        source: Addr::from(nic.host(family, 1)),
-        vlan: 0,
-    }
+fn route(family: Family, nic: Nic, host: u8) -> Route {
+    let macs = Hop::pack(nic.host_mac(host), nic.mac());
+    let hop = Hop { macs, ifindex: number(nic), mtu: MTU, vlan: 0 };
+    Route { hop, source: Addr::from(nic.host(family, 1)) }
 }
 
 /// A card's number here.

@@ -13,20 +13,62 @@ use crate::packet::Packet;
 use crate::parse::Seen;
 use crate::pipeline::Step;
 use crate::reason::{Reason, Verdict};
-use crate::table;
+use crate::table::{self, Hit};
 use crate::tables::{Direction, LOOPBACK, RouteQuery, Tables};
 
-/// A client's packet goes to its connection's dest. `word` is the connection's slot, or for a `stray` packet, which has
+/// A client's packet of a connection goes to its dest.
+#[inline(always)]
+pub fn request<F: Ip, P: Packet, T: Tables>(
+    p: &mut P,
+    t: &T,
+    seen: &Seen<F>,
+    hit: &Hit<'_, F>,
+    dest: &Dest,
+) -> Result<Step, Reason> {
+    count_packet(hit);
+    to_server(p, t, seen, hit.dest, dest)
+}
+
+/// A newcomer's packet goes to the dest chosen. `word`: the slot of the connection made for it, or for a `stray` that has
 /// none, a [`bound`] word.
 #[inline(never)]
-pub fn request<F: Ip, P: Packet, T: Tables>(
+pub fn newcomer<F: Ip, P: Packet, T: Tables>(
     p: &mut P,
     t: &T,
     seen: &Seen<F>,
     word: u32,
     stray: bool,
 ) -> Step {
-    to_server(p, t, seen, word, stray).into()
+    match if stray { Ok(word) } else { first_packet::<F, T>(t, seen, word) } {
+        Ok(bound) => match t.dest(bound & bound::DEST) {
+            Some(dest) => to_server(p, t, seen, bound, dest).into(),
+            None => Reason::Internal.into(),
+        },
+        Err(reason) => reason.into(),
+    }
+}
+
+/// The [`bound`] word of the connection just made. It may have had to make way on another CPU since: then the packet is
+/// not for what stands there now.
+#[inline(always)]
+fn first_packet<F: Ip, T: Tables>(t: &T, seen: &Seen<F>, slot: u32) -> Result<u32, Reason> {
+    let hit = table::hit_at::<F, T>(t, slot).ok_or(Reason::BucketBusy)?;
+    if !hit.entry.matches(&seen.flow(), seen.proto.0 as u32) || !hit.current() {
+        return Err(Reason::BucketBusy);
+    }
+    count_packet(&hit);
+    Ok(hit.dest)
+}
+
+/// One more packet of a connection, by exchange and only from a connection's count: the entry may still make way, to a
+/// template that counts its dependants here.
+#[inline(always)]
+fn count_packet<F: Ip>(hit: &Hit<'_, F>) {
+    let cell = &hit.life().packets;
+    let packets = cell.load();
+    if packets & packets::NONE != 0 && packets < packets::ENOUGH {
+        cell.compare_exchange(packets, packets.wrapping_add(1));
+    }
 }
 
 #[inline(always)]
@@ -34,13 +76,10 @@ fn to_server<F: Ip, P: Packet, T: Tables>(
     p: &mut P,
     t: &T,
     seen: &Seen<F>,
-    word: u32,
-    stray: bool,
+    bound: u32,
+    dest: &Dest,
 ) -> Result<Step, Reason> {
-    let bound = if stray { word } else { count_packet::<F, T>(t, seen, word)? };
-    let number = bound & bound::DEST;
-    let dest = t.dest(number).ok_or(Reason::Internal)?;
-    t.count(number, Direction::In, seen.len);
+    t.count(bound & bound::DEST, Direction::In, seen.len);
     let method = bound::method(bound);
     let tunnelled = method == Method::Tunnel as u32;
     let hop = match to_dest(t, dest, tunnelled, seen.now) {
@@ -66,40 +105,16 @@ fn to_server<F: Ip, P: Packet, T: Tables>(
     Ok(Verdict::sent(Reason::Forwarded, hop.ifindex, p.ingress()).into())
 }
 
-/// One more packet of a connection; its [`bound`] word. Found or made a moment ago, it may have had to make way on
-/// another CPU since: then the packet is not for what stands there now.
-#[inline(always)]
-fn count_packet<F: Ip, T: Tables>(t: &T, seen: &Seen<F>, slot: u32) -> Result<u32, Reason> {
-    let conn = table::hit_at::<F, T>(t, slot).ok_or(Reason::BucketBusy)?;
-    if !conn.entry.matches(&seen.flow(), seen.proto.0 as u32) || !conn.current() {
-        return Err(Reason::BucketBusy);
-    }
-    let cell = &conn.life().packets;
-    let packets = cell.load();
-    // By exchange and only from a connection's count: the entry may still make way, to a template that counts its
-    // dependants here.
-    if packets & packets::NONE != 0 && packets < packets::ENOUGH {
-        cell.compare_exchange(packets, packets.wrapping_add(1));
-    }
-    Ok(conn.dest)
-}
-
 /// A translated server's packet goes to its connection's client.
-#[inline(never)]
-pub fn reply<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, seen: &Seen<F>, slot: u32) -> Step {
-    to_client(p, t, seen, slot).into()
-}
-
 #[inline(always)]
-fn to_client<F: Ip, P: Packet, T: Tables>(
+pub fn reply<F: Ip, P: Packet, T: Tables>(
     p: &mut P,
     t: &T,
     seen: &Seen<F>,
-    slot: u32,
+    hit: &Hit<'_, F>,
 ) -> Result<Step, Reason> {
-    let conn = table::hit_at::<F, T>(t, slot).ok_or(Reason::BucketBusy)?;
-    let (vaddr, vport) = (conn.entry.vaddr(), conn.entry.vport());
-    if !conn.entry.is_client(&seen.dst, seen.dport, seen.proto) || !conn.current() {
+    let (vaddr, vport) = (hit.entry.vaddr(), hit.entry.vport());
+    if !hit.current() {
         return Err(Reason::BucketBusy);
     }
     let hop = t.route_to_client::<F>(&seen.dst, &vaddr, p.ingress())?;

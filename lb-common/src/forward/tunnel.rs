@@ -107,13 +107,13 @@ fn wrap<F: Ip, P: Packet, T: Tables>(
     let (outer, kind) = if v4 { (V4::HEADER, V4::ETHERTYPE) } else { (V6::HEADER, V6::ETHERTYPE) };
     let l3 = link::rebuild(p, n.l3, outer + shell.len(), kind, hop)?;
     if v4 {
-        outer_v4(p, t, l3, &inner, dest, hop)?
+        outer_v4(p, t, l3, &inner, dest)?
     } else {
-        outer_v6(p, l3, &inner, dest, hop)?
+        outer_v6(p, l3, &inner, dest)?
     }
     let at = l3 + outer;
     match shell.kind {
-        k if k == TunType::Gue as u8 => gue::<F, P, T>(p, t, at, &shell, &inner, dest, hop)?,
+        k if k == TunType::Gue as u8 => gue::<F, P, T>(p, t, at, &shell, &inner, dest)?,
         k if k == TunType::Gre as u8 => gre::<F, P>(p, at, &shell, &inner)?,
         _ => {}
     }
@@ -133,7 +133,6 @@ fn outer_v4<P: Packet, T: Tables>(
     l3: u32,
     inner: &Inner,
     dest: &Dest,
-    hop: &Hop,
 ) -> Result<(), Reason> {
     let df = if inner.dont_fragment { 0x40 } else { 0 };
     let id = if inner.dont_fragment { 0 } else { t.random() as u16 };
@@ -146,7 +145,7 @@ fn outer_v4<P: Packet, T: Tables>(
         ttl: inner.ttl,
         proto: inner.proto.0,
         check: [0; 2],
-        src_addr: hop.source.words()[0].to_ne_bytes(),
+        src_addr: dest.hop.source().words()[0].to_ne_bytes(),
         dst_addr: dest.addr[0].load().to_ne_bytes(),
     };
     header.check = header_check(&header).to_ne_bytes();
@@ -165,14 +164,14 @@ pub fn header_check(h: &Ipv4Hdr) -> u16 {
 }
 
 #[inline(always)]
-fn outer_v6<P: Packet>(p: &mut P, l3: u32, inner: &Inner, dest: &Dest, hop: &Hop) -> Result<(), Reason> {
+fn outer_v6<P: Packet>(p: &mut P, l3: u32, inner: &Inner, dest: &Dest) -> Result<(), Reason> {
     let place: &mut Ipv6Hdr = p.at_mut(l3).ok_or(Reason::Truncated)?;
     *place = Ipv6Hdr {
         vcf: [0x60 | inner.tos >> 4, inner.tos << 4, 0, 0],
         payload_len: (inner.len as u16).to_be_bytes(),
         next_hdr: inner.proto.0,
         hop_limit: inner.ttl,
-        src_addr: hop.source.0,
+        src_addr: dest.hop.source().0,
         dst_addr: dest.address().0,
     };
     Ok(())
@@ -187,7 +186,6 @@ fn gue<F: Ip, P: Packet, T: Tables>(
     shell: &Shell,
     inner: &Inner,
     dest: &Dest,
-    hop: &Hop,
 ) -> Result<(), Reason> {
     const LOW: u32 = 32768;
     const SPAN: u32 = 60999 - LOW;
@@ -201,7 +199,7 @@ fn gue<F: Ip, P: Packet, T: Tables>(
         return Ok(());
     }
     let words = |a: &crate::addr::Addr| a.words().iter().fold(0, |s, w| checksum::add32(s, *w));
-    let addresses = checksum::add32(words(&hop.source), words(&dest.address()));
+    let addresses = checksum::add32(words(&dest.hop.source()), words(&dest.address()));
     let data = p.sum(at, inner.len).ok_or(Reason::Truncated)?;
     let sum = checksum::add32(checksum::add32(addresses, nat::pseudo(Proto::UDP, inner.len)), data);
     let field: &mut [u8; 2] = p.at_mut(at + 6).ok_or(Reason::Truncated)?;

@@ -11,7 +11,7 @@ use super::rules::Memory;
 use crate::addr::{Addr, Family};
 use crate::cell::{Cell32, Cell64};
 use crate::conn::{Bucket4, Bucket6};
-use crate::dest::{Dest, Hop, SharedHop};
+use crate::dest::{self, Dest, Hop, SharedHop};
 use crate::ip::{Address, Ip};
 use crate::mark::{self, MarkRule};
 use crate::reason::{self, Reason};
@@ -104,7 +104,7 @@ struct Route {
     family: Family,
     to: Addr,
     prefix: u32,
-    answer: Result<Hop, Reason>,
+    answer: Result<dest::Route, Reason>,
 }
 
 impl Route {
@@ -204,7 +204,7 @@ impl HostTables {
 
     /// What the kernel will answer when asked for the way to an address of this network. The longest prefix counts, of
     /// equal ones the last; without any, there is no route.
-    pub fn set_route(&self, family: Family, to: Addr, prefix: u32, answer: Result<Hop, Reason>) {
+    pub fn set_route(&self, family: Family, to: Addr, prefix: u32, answer: Result<dest::Route, Reason>) {
         let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
         routes.push(Route { family, to, prefix, answer });
         routes.sort_by_key(|route| route.prefix);
@@ -265,12 +265,12 @@ impl HostTables {
         self.settings.mark_rules.store(mark::word(0, rules.len() as u32));
     }
 
-    fn route_of(&self, query: &RouteQuery) -> Result<Hop, Reason> {
+    fn route_of(&self, query: &RouteQuery) -> Result<dest::Route, Reason> {
         let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
         let found = routes.iter().rev().find(|route| route.leads_to(query));
-        let hop = found.map_or(Err(Reason::NoRoute), |route| route.answer)?;
+        let answer = found.map_or(Err(Reason::NoRoute), |route| route.answer)?;
         // As the kernel: a source is selected only where one is asked for.
-        Ok(Hop { source: if query.source { hop.source } else { query.from }, ..hop })
+        Ok(dest::Route { source: if query.source { answer.source } else { query.from }, ..answer })
     }
 }
 
@@ -386,7 +386,7 @@ impl Tables for HostTables {
     }
     fn route_to_client<F: Ip>(&self, to: &F::Addr, from: &F::Addr, ingress: u32) -> Result<Hop, Reason> {
         let (to, from, family) = (to.wide(), from.wide(), F::FAMILY);
-        self.route_of(&RouteQuery { to, from, ingress, family, source: false })
+        Ok(self.route_of(&RouteQuery { to, from, ingress, family, source: false })?.hop)
     }
     fn repeat<A>(&self, count: u32, acc: &mut A, step: impl Fn(&Self, &mut A, u32) -> ControlFlow<()>) {
         for i in 0..count {
