@@ -9,7 +9,9 @@
 //! | [`program`] | the kernel program's object |
 //! | [`bpf`] | the tables in the kernel behind that trait; attaching |
 //! | [`verbs`] | attach, detach, status: what ipvsadm has no words for |
+//! | [`agent`] | keepalived.conf, health checks, and what follows from them |
 
+pub mod agent;
 pub mod bpf;
 pub mod cli;
 pub mod control;

@@ -1,6 +1,7 @@
 //! What ipvsadm has no words for: lb-user's own verbs, one file each. These are read by clap.
 
 pub mod attach;
+pub mod check_config;
 pub mod detach;
 pub mod man;
 pub mod mark;
@@ -39,6 +40,7 @@ enum Verb {
     Sysctl(sysctl::Args),
     Save(save::SaveArgs),
     Restore(save::RestoreArgs),
+    CheckConfig(check_config::Args),
     Man(man::Args),
 }
 
@@ -78,7 +80,7 @@ fn say(lines: &[String]) -> anyhow::Result<()> {
 /// Runs a verb; errors are one line.
 pub fn main(argv: &[String]) -> ExitCode {
     let verb = Line::parse_from(argv).verb;
-    if !matches!(verb, Verb::Man(_)) && !privilege::have() {
+    if !matches!(verb, Verb::Man(_) | Verb::CheckConfig(_)) && !privilege::have() {
         eprintln!("{}", privilege::lack());
         return ExitCode::FAILURE;
     }
@@ -91,10 +93,16 @@ pub fn main(argv: &[String]) -> ExitCode {
         Verb::Sysctl(args) => sysctl::run(&args),
         Verb::Save(args) => save::run(&args),
         Verb::Restore(args) => save::run_restore(&args),
+        Verb::CheckConfig(args) => return ended(check_config::run(&args)),
         Verb::Man(args) => man::run(&args),
     };
+    ended(ran.map(|()| ExitCode::SUCCESS))
+}
+
+/// The exit status of a verb; an error is one line.
+fn ended(ran: anyhow::Result<ExitCode>) -> ExitCode {
     match ran {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error:#}");

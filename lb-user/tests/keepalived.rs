@@ -1,0 +1,216 @@
+//! keepalived's configurations as they are found in the wild, and what is said about wrong ones.
+
+#![allow(clippy::unwrap_used, reason = "a failing test should say so where it happens")]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lb_user::agent::config::model::{Check, Config, OnDown, Probe, RealServer, VirtualServer, dest_of};
+use lb_user::agent::config::problem::{Problems, Severity};
+use lb_user::agent::config::{Loaded, load};
+use lb_user::control::model::{Method, Netmask, Port, Proto, ServiceId, TunType};
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/keepalived").join(name)
+}
+
+/// One of which nothing is wrong.
+fn good(name: &str) -> Config {
+    let Loaded { config, problems } = load(&path(name), "host1");
+    assert_eq!(problems.status(), 0, "{:#?}", problems.iter().collect::<Vec<_>>());
+    config
+}
+
+fn only(config: &Config) -> &VirtualServer {
+    assert_eq!(config.servers.len(), 1);
+    &config.servers[0]
+}
+
+fn check(server: &RealServer) -> &Check {
+    assert_eq!(server.checks.len(), 1);
+    &server.checks[0]
+}
+
+fn seconds(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds)
+}
+
+/// A text as a file, and what is said about it.
+fn said(text: &str) -> (Config, Problems) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("k.conf");
+    std::fs::write(&file, text).unwrap();
+    let Loaded { config, problems } = load(&file, "host1");
+    (config, problems)
+}
+
+/// The lab notes' template as it stands, placeholders and all.
+#[test]
+fn the_lab() {
+    let config = good("lab.conf");
+    let server = only(&config);
+    assert_eq!(server.name, "[192.168.26.200]:tcp:80");
+    assert_eq!(server.ask.scheduler, "rr");
+    let servers: Vec<_> =
+        server.servers.iter().map(|rs| (rs.name.as_str(), rs.conf.weight, rs.conf.method)).collect();
+    assert_eq!(
+        servers,
+        [("[192.168.26.155]:tcp:80", 3, Method::Route), ("[192.168.26.156]:tcp:80", 3, Method::Route)]
+    );
+    let Check { spec, .. } = check(&server.servers[0]);
+    assert_eq!(
+        (spec.pace.delay_loop, spec.pace.retry, spec.pace.delay_before_retry),
+        (seconds(1.), 3, seconds(3.))
+    );
+    let Probe::Tcp(target) = &spec.probe else { panic!("{spec:?}") };
+    assert_eq!((target.to.to_string(), target.timeout), ("192.168.26.155:80".to_owned(), seconds(3.)));
+}
+
+#[test]
+fn inheritance_and_defaults() {
+    let config = good("dr.conf");
+    let [first, second, third] = &only(&config).servers[..] else { panic!() };
+    let target = |server: &RealServer| match &check(server).spec.probe {
+        Probe::Tcp(target) => target.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(check(first).spec.pace.retry, 2);
+    assert_eq!(check(first).spec.pace.warmup, seconds(5.));
+    assert_eq!(target(first).timeout, seconds(2.));
+    assert_eq!(target(second).timeout, seconds(1.5));
+    assert_eq!((third.conf.weight, target(third).to.port()), (0, 8080));
+}
+
+#[test]
+fn tunnels_and_definitions() {
+    let config = good("tunnels.conf");
+    let server = only(&config);
+    assert_eq!((server.ask.scheduler.as_str(), server.ask.sched_flags), ("mh", 24));
+    let [first, second, third] = &server.servers[..] else { panic!() };
+    assert_eq!(second.conf.tunnel.kind, TunType::Gue);
+    assert_eq!(second.conf.tunnel.port, Port::new(6080));
+    assert!(third.addr.is_ipv6() && third.inhibit && check(third).spec.pace.alpha);
+    for (server, mark) in [(first, 101), (second, 102)] {
+        let Probe::Tcp(target) = &check(server).spec.probe else { panic!() };
+        assert_eq!((target.mark, target.to.to_string()), (mark, "192.0.2.20:443".to_owned()));
+    }
+}
+
+#[test]
+fn nat_with_pages() {
+    let config = good("nat.conf");
+    let server = only(&config);
+    let persistence = server.ask.persistence.unwrap();
+    assert_eq!((persistence.timeout, persistence.netmask), (900, Netmask::V4([255, 255, 255, 0].into())));
+    assert_eq!(server.servers.len(), 4);
+    let last = &server.servers[3];
+    assert_eq!(
+        (last.name.as_str(), last.conf.upper, last.conf.lower),
+        ("[10.30.0.24]:tcp:8080", 20000, 15000)
+    );
+    let Probe::Http(http) = &check(last).spec.probe else { panic!() };
+    assert_eq!(http.urls.len(), 2);
+    assert_eq!(http.urls[0].status, [(200, 200), (204, 206)]);
+    assert_eq!(http.urls[0].virtualhost.as_deref(), Some("shop.example.org"));
+    assert_eq!(http.urls[1].digest.unwrap()[..3], [0x01, 0x23, 0x45]);
+    let dest = dest_of(&server.services[0], last.addr, last.port, last.conf.method);
+    assert_eq!(dest.port, Port::new(8080));
+}
+
+#[test]
+fn groups() {
+    let config = good("group.conf");
+    let server = only(&config);
+    assert_eq!(server.name, "[PASSIVE]:0");
+    assert_eq!(server.services.len(), 1 + 3 + 4 + 1);
+    assert!(server.services.iter().any(|service| service.mark() == 40));
+    let servers = &server.servers;
+    assert_eq!((servers[1].checks.len(), servers[1].conf.weight), (2, 1));
+    let ports = |service: &ServiceId| dest_of(service, servers[0].addr, servers[0].port, Method::Route).port;
+    assert_eq!(ports(&server.services[0]), Port::new(21));
+    assert_eq!(ports(&server.services[8]), Port::ZERO);
+}
+
+#[test]
+fn quorum_and_scripts() {
+    let config = good("sorry.conf");
+    let server = only(&config);
+    assert_eq!((server.quorum, server.hysteresis, server.omega), (30, 10, true));
+    assert_eq!(server.quorum_up.as_ref().unwrap().words, ["/usr/bin/logger", "-t", "lb", "vip 50 announce"]);
+    assert!(server.sorry.as_ref().unwrap().inhibit);
+    let Probe::Misc(misc) = &check(&server.servers[1]).spec.probe else { panic!() };
+    assert!(misc.dynamic && misc.timeout == seconds(4.));
+    assert_eq!(check(&server.servers[2]).spec.pace.warmup, Duration::ZERO);
+}
+
+#[test]
+fn datagrams_and_conditions() {
+    let config = good("dns.conf");
+    let [udp, tcp] = &config.servers[..] else { panic!() };
+    assert!(udp.ask.ops && matches!(udp.services[0], ServiceId::Addr { proto: Proto::UDP, .. }));
+    let Probe::Udp(probe) = &check(&udp.servers[1]).spec.probe else { panic!() };
+    let reply = probe.reply.as_ref().unwrap();
+    assert_eq!(
+        (probe.payload.len(), reply.pattern.as_slice(), reply.length),
+        (17, &[(0, 255), (1, 255)][..], (0, 512))
+    );
+    assert_eq!(check(&tcp.servers[0]).spec.pace.delay_loop, seconds(10.));
+    let lab = load(&path("dns.conf"), "lab").config;
+    assert_eq!(check(&lab.servers[1].servers[0]).spec.pace.delay_loop, seconds(1.));
+}
+
+#[test]
+fn our_own_words() {
+    let (config, _) = said(
+        "virtual_server 10.0.0.1 443 {\n lb_algo rr\n lb_kind DR\n protocol TCP\n slow_start 30\n on_down reset\n\
+         real_server 10.0.0.2 443 { SSL_GET { url { path / }\n verify\n } }\n}\n",
+    );
+    let server = only(&config);
+    assert_eq!((server.slow_start, server.on_down), (seconds(30.), OnDown::Reset));
+    let Probe::Http(http) = &check(&server.servers[0]).spec.probe else { panic!() };
+    assert!(http.tls.as_ref().unwrap().verify);
+}
+
+#[test]
+fn an_unknown_block_takes_nothing_with_it() {
+    let (config, problems) = said(
+        "virtual_server 10.0.0.1 80 {\n lb_algo rr\n lb_kind DR\n protocol TCP\n strange { a { b } }\n\
+         real_server 10.0.0.2 80 { TCP_CHECK { } }\n}\n",
+    );
+    let said: Vec<String> = problems.iter().map(|problem| problem.text.clone()).collect();
+    assert_eq!(said, ["Unknown keyword 'strange' (its block is passed over)"]);
+    assert_eq!(only(&config).servers.len(), 1);
+}
+
+#[test]
+fn every_problem_is_said_with_its_line() {
+    let Loaded { problems, .. } = load(&path("wrong.conf"), "host1");
+    let dir = path("").display().to_string();
+    let said: String = problems.iter().map(|problem| format!("{problem}\n").replace(&dir, "")).collect();
+    let expected = path("wrong.txt");
+    if std::env::var_os("LB_BLESS").is_some() {
+        std::fs::write(&expected, &said).unwrap();
+    }
+    assert_eq!(said, std::fs::read_to_string(expected).unwrap());
+    assert_eq!(problems.status(), 5);
+}
+
+#[test]
+fn a_thousand_errors() {
+    let text: String = (0..1000).map(|at| format!("virtual_server nowhere{at} 80 {{\n}}\n")).collect();
+    let (_, problems) = said(&text);
+    let lines: Vec<u32> = problems
+        .iter()
+        .filter(|problem| problem.severity == Severity::Error)
+        .map(|problem| problem.place.line)
+        .collect();
+    assert_eq!(lines, (0..1000).map(|at| at * 2 + 1).collect::<Vec<u32>>());
+}
+
+#[test]
+fn a_file_that_is_not_there() {
+    let Loaded { problems, .. } = load(Path::new("/no/such/file"), "host1");
+    assert_eq!(problems.status(), 5);
+    let said = problems.iter().next().unwrap().to_string();
+    assert_eq!(said, "/no/such/file: error: cannot be opened: No such file or directory (os error 2)");
+}
