@@ -5,8 +5,10 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fmt::Write as _;
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{fs, io, ptr, slice, thread};
@@ -26,7 +28,7 @@ use lb_common::request::{self, Request, verb};
 use lb_common::service::{SchedState, Service, ServiceKey};
 use lb_common::settings::Settings;
 use lb_common::tables::{Counters, FragKey};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::case::{Engine, FAMILIES, HOSTS, Live, Nic, Outcome, ROUTER, Way};
 use crate::need::{self, Missing};
@@ -37,7 +39,7 @@ use crate::run;
 pub const BUCKETS: u32 = 16;
 
 /// How much of everything a loaded program has.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sizes {
     /// Buckets of the IPv4 and the IPv6 table: powers of two.
     pub buckets: [u32; 2],
@@ -60,7 +62,46 @@ impl Sizes {
 /// Not what the kernel has: no kernel's clock is faster, so that in real time nothing runs out too early.
 const HZ: u32 = 1000;
 
-/// Runs `body` with the program loaded for packet cases, in a namespace that is gone afterwards.
+/// A loaded program and the namespace its world is in.
+struct Loaded {
+    sizes: Sizes,
+    namespace: File,
+    program: Program,
+}
+
+/// Programs no test uses at the moment. Loading one takes the verifier two seconds; emptying its maps, which every case
+/// does first, takes none.
+static IDLE: Mutex<Vec<Loaded>> = Mutex::new(Vec::new());
+
+impl Loaded {
+    /// Loads the program in a new namespace of the calling thread.
+    fn new(sizes: &Sizes) -> Result<Self> {
+        unshare(CloneFlags::CLONE_NEWNET).context("a network namespace")?;
+        world()?;
+        let namespace = File::open("/proc/thread-self/ns/net").context("the namespace")?;
+        Ok(Self { sizes: *sizes, namespace, program: Program::load(sizes)? })
+    }
+
+    /// An idle one of these sizes, the calling thread in its namespace; or a new one.
+    fn take(sizes: &Sizes) -> Result<Self> {
+        let idle = {
+            let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+            idle.iter().position(|loaded| loaded.sizes == *sizes).map(|at| idle.swap_remove(at))
+        };
+        let Some(loaded) = idle else { return Self::new(sizes) };
+        setns(&loaded.namespace, CloneFlags::CLONE_NEWNET).context("entering the namespace")?;
+        Ok(loaded)
+    }
+
+    /// The next test may have it, unless its sweep goes on.
+    fn give_back(self) {
+        if !self.program.sweeps.load(Ordering::Relaxed) {
+            IDLE.lock().unwrap_or_else(PoisonError::into_inner).push(self);
+        }
+    }
+}
+
+/// Runs `body` with the program loaded for packet cases, in a namespace of its own.
 pub fn with<T: Send>(body: impl FnOnce(&mut Program) -> Result<T> + Send) -> Result<T> {
     with_sizes(&Sizes::CASE, body)
 }
@@ -73,9 +114,11 @@ pub fn with_sizes<T: Send>(sizes: &Sizes, body: impl FnOnce(&mut Program) -> Res
         return Err(Missing::new("the kernel program: build without LB_SKIP_BPF").into());
     }
     let inside = || -> Result<T> {
-        unshare(CloneFlags::CLONE_NEWNET).context("a network namespace")?;
-        world()?;
-        body(&mut Program::load(sizes)?)
+        let mut loaded = Loaded::take(sizes)?;
+        // A program that failed is not used again.
+        let result = body(&mut loaded.program)?;
+        loaded.give_back();
+        Ok(result)
     };
     match thread::scope(|scope| scope.spawn(inside).join()) {
         Ok(result) => result,
@@ -306,6 +349,8 @@ pub struct Program {
     cards: [u32; 2],
     /// Of each dest, when the case began.
     counters: BTreeMap<u32, Counters>,
+    /// Was the sweep started?
+    sweeps: AtomicBool,
 }
 
 impl Program {
@@ -330,7 +375,7 @@ impl Program {
         }
         let maps = Maps::take(&mut ebpf, sizes)?;
         let cards = Nic::ALL.map(|nic| number(nic.name()));
-        Ok(Self { ebpf, maps, cards, counters: BTreeMap::new() })
+        Ok(Self { ebpf, maps, cards, counters: BTreeMap::new(), sweeps: AtomicBool::new(false) })
     }
 
     /// The program, to be run by several threads at a time.
@@ -350,6 +395,7 @@ impl Program {
 
     /// Starts the expiry sweep.
     pub fn start_sweep(&self) -> Result<()> {
+        self.sweeps.store(true, Ordering::Relaxed);
         let control: &Xdp = self.ebpf.program("lb_control").context("no program lb_control")?.try_into()?;
         let request = Request::bytes(verb::START_SWEEP, 0, 0);
         let answer = control.test_run(TestRunOptions { data_in: Some(&request), ..TestRunOptions::new() })?;
