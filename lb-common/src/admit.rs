@@ -3,7 +3,7 @@
 
 use core::ops::ControlFlow;
 
-use crate::addr::{Port, Proto};
+use crate::addr::{Addr, Port, Proto};
 use crate::conn::{bound, ctl, packets};
 use crate::dest::{Dest, Method};
 use crate::forward::icmp;
@@ -13,7 +13,7 @@ use crate::parse::Seen;
 use crate::persist;
 use crate::pipeline::{Step, Work};
 use crate::reason::Reason;
-use crate::sched::{self, Ask, Candidate, Scheduler, View};
+use crate::sched::{self, Ask, CacheKey, Cached, Candidate, Scheduler, View};
 use crate::service::{SchedState, Service, ServiceKey, flags};
 use crate::state;
 use crate::table::{Birth, Inserted, Insertion};
@@ -28,6 +28,8 @@ pub struct Question {
     pub service: Service,
     /// The packet.
     pub ask: Ask,
+    /// Its destination address, whole.
+    pub destination: Addr,
     /// The mark the service was found by; 0 for address services.
     pub mark: u32,
     /// The port of the key the service was found by: 0 for one that takes all ports.
@@ -65,6 +67,7 @@ pub fn lookup<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, question: &mut Questi
         return Reason::Limited.into();
     }
     question.port = port;
+    question.destination = seen.dst.wide();
     question.ask = Ask {
         source: u32::from_be(seen.src.mixed()),
         destination: u32::from_be(seen.dst.mixed()),
@@ -155,7 +158,10 @@ fn service<F: Ip, T: Tables>(t: &T, seen: &Seen<F>, question: &mut Question) -> 
 pub fn pick<T: Tables>(t: &T, question: &Question) -> Step {
     let service = &question.service;
     let Some(state) = t.sched(service.slot) else { return Reason::Internal.into() };
-    match sched::pick(&ServiceView { tables: t, service, state }, &question.ask) {
+    match sched::pick(
+        &ServiceView { tables: t, service, state, destination: &question.destination },
+        &question.ask,
+    ) {
         Some(dest) => Step::open(dest),
         None => Step::answer(icmp::Error::PORT_UNREACHABLE),
     }
@@ -248,6 +254,14 @@ struct ServiceView<'a, T: Tables> {
     tables: &'a T,
     service: &'a Service,
     state: &'a SchedState,
+    destination: &'a Addr,
+}
+
+impl<T: Tables> ServiceView<'_, T> {
+    #[inline(always)]
+    fn cache_key(&self) -> CacheKey {
+        CacheKey { cache: self.service.cache as u64, addr: *self.destination }
+    }
 }
 
 impl<T: Tables> View for ServiceView<'_, T> {
@@ -289,6 +303,32 @@ impl<T: Tables> View for ServiceView<'_, T> {
     #[inline(always)]
     fn random(&self) -> u32 {
         self.tables.random()
+    }
+    #[inline(always)]
+    fn cached(&self) -> Option<&Cached> {
+        let settings = self.tables.settings();
+        let expiration = if self.service.scheduler == Scheduler::Lblc as u8 {
+            settings.lblc_expiration.load()
+        } else {
+            settings.lblcr_expiration.load()
+        };
+        let entry = self.tables.cached(&self.cache_key())?;
+        let dropped = entry.dropped(self.service.cache_born, self.seconds(), expiration);
+        if dropped { None } else { Some(entry) }
+    }
+    #[inline(always)]
+    fn remember(&self, word: u32) {
+        if let Some(entry) = self.tables.cache_make(&self.cache_key()) {
+            entry.begin(word, self.seconds());
+        }
+    }
+    #[inline(always)]
+    fn seconds(&self) -> u32 {
+        self.tables.seconds()
+    }
+    #[inline(always)]
+    fn set_expiration(&self) -> u32 {
+        self.tables.settings().lblcr_expiration.load()
     }
     #[inline(always)]
     fn walk<A>(&self, count: u32, acc: &mut A, step: impl Fn(&Self, &mut A, u32) -> ControlFlow<()>) {

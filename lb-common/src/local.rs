@@ -79,6 +79,7 @@ pub fn ask<T: Tables>(t: &T, key: &ServiceKey, question: &mut Question) -> bool 
         None => return false,
     };
     question.service = *service;
+    question.destination = key.addr;
     question.ask = Ask { source: 0, destination: key.addr.fold(), source_port: 0 };
     true
 }

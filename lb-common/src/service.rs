@@ -81,8 +81,12 @@ pub struct Service {
     pub gcd: u32,
     /// wrr: highest weight less (`gcd` - 1); 0 when no dest has weight.
     pub max_weight: u32,
-    /// Zero.
-    pub spare2: [u32; 4],
+    /// lblc, lblcr: number of its cache; no other service, and no other scheduler of this one, ever has the same.
+    pub cache: u32,
+    /// When that was given, in seconds of the monotonic clock.
+    pub cache_born: u32,
+    /// The control side's.
+    pub spare2: [u32; 2],
 }
 
 /// What a scheduler remembers between picks. One per service, in the `sched` map; written by the packet path.

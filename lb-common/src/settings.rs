@@ -57,8 +57,12 @@ pub struct Settings {
     pub mark_rules: Cell32,
     /// New connections until drop_packet drops the next; the packet path's own.
     pub drop_counter: Cell32,
-    /// Zero.
-    pub spare: [Cell32; 52],
+    /// sysctl lblc_expiration, in seconds.
+    pub lblc_expiration: Cell32,
+    /// sysctl lblcr_expiration, in seconds.
+    pub lblcr_expiration: Cell32,
+    /// The control side's.
+    pub spare: [Cell32; 50],
 }
 
 const _: () = assert!(core::mem::size_of::<Settings>() == 512);
@@ -96,7 +100,9 @@ impl Settings {
             layout: Cell32::new(0),
             mark_rules: Cell32::new(0),
             drop_counter: Cell32::new(0),
-            spare: [const { Cell32::new(0) }; 52],
+            lblc_expiration: Cell32::new(0),
+            lblcr_expiration: Cell32::new(0),
+            spare: [const { Cell32::new(0) }; 50],
         }
     }
 }
@@ -141,6 +147,8 @@ impl Settings {
         self.hz.store(hz);
         self.conn_reuse_mode.store(1);
         self.pmtu_disc.store(1);
+        self.lblc_expiration.store(86_400);
+        self.lblcr_expiration.store(86_400);
         for (proto, states) in [(Proto::TCP, 11), (Proto::UDP, 2), (Proto::SCTP, 14)] {
             for state in 0..states {
                 self.set_timeout(proto, state, crate::state::default_timeout(proto, state as u8));

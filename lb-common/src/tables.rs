@@ -13,6 +13,7 @@ use crate::ip::Ip;
 use crate::mark::MarkRule;
 use crate::pipeline::{Step, Work};
 use crate::reason::Reason;
+use crate::sched::{CacheKey, Cached};
 use crate::service::{SchedState, Service, ServiceKey};
 use crate::settings::Settings;
 use crate::siphash::Key;
@@ -26,7 +27,7 @@ pub const LOOPBACK: u32 = 1;
 pub const FILTER_BITS: u32 = 16;
 
 /// Layout version of all maps together. A binary never reads maps of another version as its own.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// The way asked for.
 #[repr(C, align(8))]
@@ -135,6 +136,8 @@ pub struct FragKey {
 pub trait Tables {
     /// The clock: ticks, [`Settings::hz`] a second, wrapping.
     fn now(&self) -> u32;
+    /// The monotonic clock in seconds.
+    fn seconds(&self) -> u32;
     /// A random number.
     fn random(&self) -> u32;
     /// The settings.
@@ -154,6 +157,11 @@ pub trait Tables {
     fn list(&self, at: u32) -> Option<u32>;
     /// A dest slot.
     fn dest(&self, dest: u32) -> Option<&Dest>;
+    /// What lblc or lblcr remembers of an address.
+    fn cached(&self, key: &CacheKey) -> Option<&Cached>;
+    /// Makes an empty entry, in the place of the one there is. When all are taken, one not used lately makes room; its
+    /// memory may be lent to another address under a reader, who then finds or leaves a dest that was good for that one.
+    fn cache_make(&self, key: &CacheKey) -> Option<&Cached>;
 
     /// Number of buckets less one, a mask.
     fn bucket_mask<F: Ip>(&self) -> u32;

@@ -6,7 +6,8 @@ use core::ops::ControlFlow;
 
 use aya_ebpf::bindings::{bpf_fib_lookup, xdp_md};
 use aya_ebpf::helpers::generated::{
-    bpf_fib_lookup as fib_lookup, bpf_get_prandom_u32, bpf_jiffies64, bpf_loop, bpf_redirect,
+    bpf_fib_lookup as fib_lookup, bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_loop,
+    bpf_redirect,
 };
 use lb_common::addr::{Addr, Family};
 use lb_common::admit::{self, Question};
@@ -16,6 +17,7 @@ use lb_common::ip::{Address, Ip, V4, V6};
 use lb_common::mark::MarkRule;
 use lb_common::pipeline::{Step, Work, Workspace};
 use lb_common::reason::Reason;
+use lb_common::sched::{CacheKey, Cached};
 use lb_common::service::{SchedState, Service, ServiceKey};
 use lb_common::settings::Settings;
 use lb_common::siphash::Key;
@@ -23,8 +25,8 @@ use lb_common::table::{self, Inserted, Insertion};
 use lb_common::tables::{Control, Counters, Direction, FragKey, RouteQuery, Tables};
 
 use crate::maps::{
-    CLIENT_HOP_SLOTS, CLIENT_HOPS, CONNS4, CONNS6, CONTROLS, DESTS, EGRESS, FILTER, FRAGMENTS, LISTS, MARKS,
-    OVERFLOW4, OVERFLOW6, SCHED, SCRATCH, SERVICES, SETTINGS, STATS, VLANS,
+    CACHES, CLIENT_HOP_SLOTS, CLIENT_HOPS, CONNS4, CONNS6, CONTROLS, DESTS, EGRESS, FILTER, FRAGMENTS, LISTS,
+    MARKS, OVERFLOW4, OVERFLOW6, SCHED, SCRATCH, SERVICES, SETTINGS, STATS, VLANS,
 };
 
 /// The maps, clock and routes of this program.
@@ -74,6 +76,11 @@ impl Tables for Kernel {
         unsafe { bpf_jiffies64() as u32 }
     }
     #[inline(always)]
+    fn seconds(&self) -> u32 {
+        // SAFETY: no arguments.
+        unsafe { (bpf_ktime_get_coarse_ns() / 1_000_000_000) as u32 }
+    }
+    #[inline(always)]
     fn random(&self) -> u32 {
         // SAFETY: no arguments.
         unsafe { bpf_get_prandom_u32() }
@@ -118,6 +125,16 @@ impl Tables for Kernel {
     #[inline(always)]
     fn dest(&self, dest: u32) -> Option<&Dest> {
         DESTS.get(dest)
+    }
+    #[inline(always)]
+    fn cached(&self, key: &CacheKey) -> Option<&Cached> {
+        // SAFETY: cells; what they are worth when the map lends them to another key is the caller's to know.
+        unsafe { CACHES.get(key) }
+    }
+    #[inline(always)]
+    fn cache_make(&self, key: &CacheKey) -> Option<&Cached> {
+        CACHES.insert(key, &EMPTY_CACHED, 0).ok()?;
+        self.cached(key)
     }
     #[inline(always)]
     fn bucket_mask<F: Ip>(&self) -> u32 {
@@ -417,6 +434,7 @@ pub fn scratch() -> Option<&'static mut Scratch> {
 
 static EMPTY4: Bucket4 = Bucket4::new();
 static EMPTY6: Bucket6 = Bucket6::new();
+static EMPTY_CACHED: Cached = Cached::new();
 static NO_SETTINGS: Settings = Settings::new();
 
 /// `step` for 0, 1, … `count - 1` until it breaks, as one `bpf_loop`.

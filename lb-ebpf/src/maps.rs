@@ -9,6 +9,7 @@ use lb_common::dest::Dest;
 use lb_common::local::{Desk, Other, Peer};
 use lb_common::mark::{self, MarkRule};
 use lb_common::reason;
+use lb_common::sched::{CacheKey, Cached};
 use lb_common::service::{SchedState, Service, ServiceKey};
 use lb_common::settings::Settings;
 use lb_common::tables::{Control, Counters, FILTER_BITS, FragKey};
@@ -42,6 +43,9 @@ pub static LISTS: Array<u32> = Array::with_max_entries(1 << 20, MMAPABLE);
 /// Dest slots.
 #[map(name = "dests")]
 pub static DESTS: Array<Dest> = Array::with_max_entries(131_072, MMAPABLE);
+/// What lblc and lblcr remember of addresses.
+#[map(name = "caches")]
+pub static CACHES: LruHashMap<CacheKey, Cached> = LruHashMap::with_max_entries(1, 0);
 /// Counters by dest.
 #[map(name = "stats")]
 pub static STATS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(131_072, 0);

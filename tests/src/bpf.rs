@@ -25,6 +25,7 @@ use lb_common::ip::{Ip, V4, V6};
 use lb_common::mark::{self, MarkRule};
 use lb_common::reason::{COUNT, Reason};
 use lb_common::request::{self, Request, verb};
+use lb_common::sched::{CacheKey, Cached};
 use lb_common::service::{SchedState, Service, ServiceKey};
 use lb_common::settings::Settings;
 use lb_common::tables::{Counters, FragKey};
@@ -240,7 +241,9 @@ pub struct Maps {
 
 const FILTER: usize = 8192;
 /// Maps that are reached by system calls only, emptied before each case.
-const HASHES: [&str; 4] = ["overflow4", "overflow6", "controls", "fragments"];
+const HASHES: [&str; 5] = ["overflow4", "overflow6", "controls", "fragments", "caches"];
+/// A [`Cached`] in words: when it was used, when it changed, dests.
+type CachedWords = [u32; size_of::<Cached>() / 4];
 
 impl Maps {
     fn take(ebpf: &mut Ebpf, sizes: &Sizes) -> Result<Self> {
@@ -280,6 +283,18 @@ impl Maps {
         const { assert!(size_of::<B>() == 256) };
         let map = HashMap::<_, u32, [u64; 32]>::try_from(Map::HashMap(again(self.other(name)?)?))?;
         map.iter().map(|item| Ok(item?.1)).collect()
+    }
+
+    /// What lblc and lblcr remember becomes older.
+    fn age_caches(&self, seconds: u32) -> Result<()> {
+        let map = Map::LruHashMap(again(self.other("caches")?)?);
+        let mut map = HashMap::<_, Plain<CacheKey>, CachedWords>::try_from(map)?;
+        for entry in map.iter().collect::<Result<Vec<_>, _>>()? {
+            let (key, mut words) = entry;
+            words[..2].iter_mut().for_each(|when| *when = when.wrapping_sub(seconds));
+            map.insert(key, words, 0)?;
+        }
+        Ok(())
     }
 
     /// Everything in the connection table.
@@ -363,6 +378,7 @@ impl Program {
         for (map, size) in [("dests", dests), ("stats", dests), ("sched", services), ("services", services)] {
             loader.map_max_entries(map, size);
         }
+        loader.map_max_entries("caches", 8192);
         loader.map_max_entries("controls", 512).map_max_entries("lists", lists);
         let masks = [v4 - 1, v6 - 1];
         loader.override_global("BUCKET_MASK_V4", &masks[0], true);
@@ -485,6 +501,8 @@ impl Engine for Program {
         let ticks = seconds * HZ;
         self.maps.conns4.all::<Bucket4>().iter().for_each(|bucket| age::<V4>(bucket, ticks));
         self.maps.conns6.all::<Bucket6>().iter().for_each(|bucket| age::<V6>(bucket, ticks));
+        let aged = self.maps.age_caches(seconds);
+        assert!(aged.is_ok(), "what lblc and lblcr remember cannot be made older: {aged:?}");
     }
 
     fn set_marks(&mut self, rules: &[MarkRule]) -> Result<()> {
@@ -535,6 +553,7 @@ fn empty(map: &MapData) -> Result<()> {
     match (info.key_size(), info.value_size()) {
         (4, 256) => empty_map::<u32, [u64; 32]>(map),
         (8, 8) => empty_map::<u64, u64>(map),
+        (24, 72) => empty_map::<Plain<CacheKey>, CachedWords>(map),
         (40, 4) => empty_map::<Plain<FragKey>, u32>(map),
         sizes => bail!("a map of sizes nobody knows: {sizes:?}"),
     }

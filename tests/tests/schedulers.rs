@@ -1,17 +1,26 @@
 //! The schedulers through the whole pass: who gets each of a row of new connections.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use anyhow::{Context as _, Result, ensure};
 use lb_common::addr::{Family, Proto};
 use lb_common::dest::Method;
-use lb_common::host::rules::{NewDest, Rules};
+use lb_common::host::rules::{Memory as _, NewDest, Rules, know_all};
+use lb_common::mark::MarkRule;
 use lb_common::sched::Scheduler;
 use lb_common::service::flags;
 use lb_tests::bpf;
-use lb_tests::case::{Engine, FAMILIES, Nic, Way, client, dest, from_client, service, set_up, vip};
+use lb_tests::case::{Engine, FAMILIES, Nic, Way, by_mark, client, dest, from_client, service, set_up, vip};
 use lb_tests::host::Host;
 use lb_tests::packets::{Packet, tcp};
 
-lb_tests::tests!(reference_sequences, weights_change_on_the_way, hashes_agree_between_engines);
+lb_tests::tests!(
+    reference_sequences,
+    weights_change_on_the_way,
+    hashes_agree_between_engines,
+    an_address_stays_where_it_was,
+    a_set_of_servers_grows_and_shrinks,
+);
 
 /// Hosts by letter: A is the dest added first.
 const HOSTS: [u8; 6] = [11, 12, 13, 21, 22, 23];
@@ -26,8 +35,12 @@ fn dests(family: Family, weights: &[u32]) -> Vec<NewDest> {
 
 /// A SYN of the `n`th client connection; where it went, as a letter. - is an ICMP error.
 fn connect<E: Engine>(engine: &mut E, family: Family, n: u32) -> Result<char> {
+    connect_to(engine, family, vip(family), n)
+}
+
+fn connect_to<E: Engine>(engine: &mut E, family: Family, to: IpAddr, n: u32) -> Result<char> {
     let from = (client(family, 1 + (n % 200) as u8), 2000 + n as u16);
-    let frame = from_client(Packet::tcp(from, (vip(family), 80), tcp::SYN, b"")).bytes();
+    let frame = from_client(Packet::tcp(from, (to, 80), tcp::SYN, b"")).bytes();
     let outcome = engine.run(Nic::Front, &frame)?;
     match outcome.way {
         Way::Transmit => Ok('-'),
@@ -59,6 +72,8 @@ fn sequences() -> Vec<(Scheduler, Vec<u32>, &'static str)> {
         (Scheduler::Wrr, vec![5, 3], "BAAABABABAAABABA"),
         (Scheduler::Fo, vec![1, 3, 2], "BBBB"),
         (Scheduler::Ovf, vec![1, 3, 2], "BBBBCCCAA-"),
+        (Scheduler::Lblc, vec![4, 4], "BBBBBAAAAAAA"),
+        (Scheduler::Lblcr, vec![2, 2, 2], "CCCBBBAAAABCA"),
         (Scheduler::None, vec![1], "--"),
     ]
 }
@@ -153,4 +168,125 @@ fn hashes_agree_between_engines() -> Result<()> {
         ensure!(got == host, "{got:?} on the loaded program, {host:?} on the host engine");
         Ok(())
     })
+}
+
+/// One of many addresses that are given one mark, as in front of caches.
+fn site(family: Family, number: u8) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(10, 9, 1, number).into(),
+        // All of one sum: told apart by the whole address only.
+        Family::V6 => Ipv6Addr::new(0xfd09, 0, 0, 0, 0, number.into(), 0, number.into()).into(),
+    }
+}
+
+/// A service for all sites.
+fn sites<E: Engine>(
+    engine: &mut E,
+    family: Family,
+    scheduler: Scheduler,
+    weights: &[u32],
+) -> Result<(Rules, u32)> {
+    const MARK: u32 = 7;
+    engine.reset()?;
+    // Connections outlive all the days of a test.
+    (0..16).for_each(|state| engine.memory().settings().set_timeout(Proto::TCP, state, u32::MAX));
+    let mut rules = Rules::new();
+    let service = rules.add_service(engine.memory(), &by_mark(family, MARK, scheduler));
+    dests(family, weights).iter().for_each(|dest| {
+        rules.add_dest(engine.memory(), service, dest);
+    });
+    know_all(engine.memory());
+    let all = MarkRule { mark: MARK, dport_to: u16::MAX, family: family as u8, ..MarkRule::default() };
+    engine.set_marks(&[all])?;
+    Ok((rules, service))
+}
+
+/// Where new connections to these sites go.
+fn visit<E: Engine>(engine: &mut E, family: Family, from: u32, numbers: &[u8]) -> Result<String> {
+    let visits = numbers.iter().zip(from..);
+    visits.map(|(number, n)| connect_to(engine, family, site(family, *number), n)).collect()
+}
+
+fn same_sites(what: &str, is: &str, wanted: &str) -> Result<()> {
+    ensure!(is == wanted, "{what}: {is} instead of {wanted}");
+    Ok(())
+}
+
+/// So that no half-open connection has to make room for another.
+const ROOMY: bpf::Sizes = bpf::Sizes { buckets: [64; 2], ..bpf::Sizes::CASE };
+
+const DAY: u32 = 86_400;
+const HALF_HOUR: u32 = 1800;
+
+fn run_lblc<E: Engine>(engine: &mut E) -> Result<()> {
+    for family in FAMILIES {
+        let (mut rules, service) = sites(engine, family, Scheduler::Lblc, &[100, 100, 100])?;
+        let mut next = 0;
+        let mut go = |engine: &mut E, what: &str, numbers: &[u8], wanted: &str| -> Result<()> {
+            let what = format!("{}, {family:?}, {what}", E::NAME);
+            let got = visit(engine, family, next, numbers)?;
+            next += numbers.len() as u32;
+            same_sites(&what, &got, wanted)
+        };
+        go(engine, "the newest, then whoever has least", &[1, 2, 3], "CBA")?;
+        go(engine, "each stays", &[1, 1, 1, 2, 3, 3, 1], "CCCBAAC")?;
+        rules.set_weight(engine.memory(), 2, 0);
+        go(engine, "C is quiesced: the first of the least loaded", &[1, 1, 2], "BBB")?;
+        rules.set_weight(engine.memory(), 2, 100);
+        go(engine, "it has moved", &[1, 3], "BA")?;
+        rules.delete_dest(engine.memory(), 1);
+        go(engine, "B is gone: A has less, then both have as much", &[2, 1], "AC")?;
+        rules.add_dest(engine.memory(), service, &dests(family, &[1, 100])[1]);
+        go(engine, "and not called back", &[2, 1, 3], "ACA")?;
+        engine.pass_time(DAY - 10);
+        go(engine, "just not a day", &[1], "C")?;
+        engine.pass_time(DAY - 10);
+        go(engine, "used meanwhile", &[1], "C")?;
+        engine.pass_time(HALF_HOUR + 20);
+        // A has 7 connections, B 6, C 9.
+        go(engine, "the other was idle for a day at a check", &[3, 1], "BC")?;
+        engine.memory().settings().lblc_expiration.store(60);
+        engine.pass_time(HALF_HOUR + 60);
+        go(engine, "a shorter time", &[1], "B")?;
+    }
+    Ok(())
+}
+
+fn an_address_stays_where_it_was() -> Result<()> {
+    run_lblc(&mut Host::new())?;
+    bpf::with_sizes(&ROOMY, run_lblc)
+}
+
+fn run_lblcr<E: Engine>(engine: &mut E) -> Result<()> {
+    for family in FAMILIES {
+        let (mut rules, _) = sites(engine, family, Scheduler::Lblcr, &[2, 2, 2])?;
+        let mut next = 0;
+        let mut go = |engine: &mut E, what: &str, numbers: &[u8], wanted: &str| -> Result<()> {
+            let what = format!("{}, {family:?}, {what}", E::NAME);
+            let got = visit(engine, family, next, numbers)?;
+            next += numbers.len() as u32;
+            same_sites(&what, &got, wanted)
+        };
+        go(engine, "the set grows by those half idle", &[1; 9], "CCCBBBAAA")?;
+        go(engine, "another site finds none that is", &[2, 2], "CC")?;
+        go(engine, "the least loaded of the set, its newest first", &[1, 1, 1], "ABA")?;
+        rules.set_weight(engine.memory(), 0, 0);
+        go(engine, "one of the set is quiesced", &[1, 1], "BB")?;
+        rules.set_weight(engine.memory(), 0, 2);
+        engine.memory().settings().lblcr_expiration.store(5 * HALF_HOUR);
+        engine.pass_time(4 * HALF_HOUR);
+        // A and C have 5 connections, B 6.
+        go(engine, "not yet", &[1], "A")?;
+        engine.pass_time(HALF_HOUR + 10);
+        // The least loaded is C; the first of the most loaded, A, leaves the set.
+        go(engine, "the set shrinks", &[1, 1, 1, 1, 1, 1], "CBCBCB")?;
+        engine.pass_time(5 * HALF_HOUR + 10);
+        go(engine, "the site nobody asked for is forgotten", &[2], "A")?;
+    }
+    Ok(())
+}
+
+fn a_set_of_servers_grows_and_shrinks() -> Result<()> {
+    run_lblcr(&mut Host::new())?;
+    bpf::with_sizes(&ROOMY, run_lblcr)
 }

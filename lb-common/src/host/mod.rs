@@ -5,8 +5,10 @@
 //! |---|---|
 //! | [`frame`] | [`Packet`](crate::packet::Packet) over a vector |
 //! | [`tables`] | [`Tables`](crate::tables::Tables) over vectors, with a clock to set and routes to give |
+//! | `caches` | what lblc and lblcr remember |
 //! | [`rules`] | services and dests, written as the control side writes them, to this memory or to maps |
 
+mod caches;
 pub mod frame;
 pub mod rules;
 pub mod tables;

@@ -97,6 +97,9 @@ struct Row {
     list: Vec<u32>,
 }
 
+/// When caches were made: long enough ago for a check of theirs to have come by, whatever the clock shows.
+const LONG_AGO: u32 = 0_u32.wrapping_sub(1_000_000);
+
 /// The rules so far. Keeps what the control side would read back from the maps.
 #[derive(Default)]
 pub struct Rules {
@@ -121,6 +124,8 @@ impl Rules {
             netmask: new.netmask,
             scheduler: new.scheduler as u8,
             gcd: 1,
+            cache: slot + 1,
+            cache_born: LONG_AGO,
             ..Service::default()
         };
         self.rows.push(Some(Row { key: new.key, value, scheduler: new.scheduler, list: Vec::new() }));

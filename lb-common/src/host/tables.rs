@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::vec::Vec;
 
+use super::caches::Caches;
 use super::rules::Memory;
 use crate::addr::{Addr, Family};
 use crate::cell::{Cell32, Cell64};
@@ -15,6 +16,7 @@ use crate::dest::{self, Dest, Hop, SharedHop};
 use crate::ip::{Address, Ip};
 use crate::mark::{self, MarkRule};
 use crate::reason::{self, Reason};
+use crate::sched::{CacheKey, Cached};
 use crate::service::{SchedState, Service, ServiceKey};
 use crate::settings::Settings;
 use crate::siphash::Key;
@@ -35,12 +37,14 @@ pub struct Sizes {
     pub lists: u32,
     /// Connections with a template.
     pub controls: u32,
+    /// Addresses that lblc and lblcr remember.
+    pub caches: u32,
 }
 
 impl Default for Sizes {
     /// Enough for a test.
     fn default() -> Self {
-        Self { buckets: 64, second: 4, dests: 256, services: 64, lists: 1 << 17, controls: 512 }
+        Self { buckets: 64, second: 4, dests: 256, services: 64, lists: 1 << 17, controls: 512, caches: 16 }
     }
 }
 
@@ -133,6 +137,7 @@ pub struct HostTables {
     marks: Vec<MarkRule>,
     lists: Box<[Cell32]>,
     dests: Box<[Dest]>,
+    caches: Caches,
     stats: Box<[SharedCounters]>,
     reasons: Box<[Cell64]>,
     conns4: Box<[Bucket4]>,
@@ -176,6 +181,7 @@ impl HostTables {
             marks: Vec::new(),
             lists: many(sizes.lists),
             dests: many(sizes.dests),
+            caches: Caches::new(sizes.caches),
             stats: many(sizes.dests),
             reasons: many(reason::COUNT as u32),
             conns4: many(sizes.buckets),
@@ -288,6 +294,9 @@ impl Tables for HostTables {
     fn now(&self) -> u32 {
         self.clock.load()
     }
+    fn seconds(&self) -> u32 {
+        self.clock.load().checked_div(self.settings.hz.load()).unwrap_or(0)
+    }
     fn random(&self) -> u32 {
         if let Some(number) = lock(&self.script).pop() {
             return number;
@@ -324,6 +333,12 @@ impl Tables for HostTables {
     }
     fn dest(&self, dest: u32) -> Option<&Dest> {
         self.dests.get(dest as usize)
+    }
+    fn cached(&self, key: &CacheKey) -> Option<&Cached> {
+        self.caches.get(key)
+    }
+    fn cache_make(&self, key: &CacheKey) -> Option<&Cached> {
+        self.caches.make(key)
     }
     fn bucket_mask<F: Ip>(&self) -> u32 {
         self.conns4.len() as u32 - 1

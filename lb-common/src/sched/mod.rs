@@ -35,7 +35,7 @@ pub mod wrr;
 
 use core::ops::ControlFlow;
 
-pub use self::cache::Cached;
+pub use self::cache::{CacheKey, Cached};
 pub use self::control::{BuildDest, Memory, TooManyDests, build, on_change, table_len};
 
 use crate::cell::unknown_zero;
@@ -177,13 +177,13 @@ pub trait View {
     fn cached(&self) -> Option<&Cached> {
         None
     }
-    /// lblc, lblcr: makes that entry for one dest (its number plus 1), `Cached::new`. Nothing happens when the cache
-    /// is full (IPVS: one and a half times its size of 16,384).
+    /// lblc, lblcr: makes that entry for one dest (its number plus 1), as [`Cached::begin`] does, or nothing where there
+    /// is no room.
     #[inline(always)]
     fn remember(&self, word: u32) {
         let _ = word;
     }
-    /// lblc, lblcr: a clock in seconds; it may wrap.
+    /// lblc, lblcr: a clock in seconds.
     #[inline(always)]
     fn seconds(&self) -> u32 {
         0

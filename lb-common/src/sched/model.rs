@@ -162,7 +162,7 @@ impl View for Model {
         self.cache.get()
     }
     fn remember(&self, word: u32) {
-        assert!(self.cache.set(Cached::new(word, self.seconds)).is_ok());
+        self.cache.get_or_init(Cached::new).begin(word, self.seconds);
     }
     fn seconds(&self) -> u32 {
         self.seconds

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use lb_common::mark::MOST;
@@ -16,7 +17,7 @@ use super::pins::{self, DESTS, Rules, SERVICES};
 use super::route::{Router, Way};
 use super::stats::{Books, Meter, OF_SERVICE};
 use super::table::{Row, Table};
-use super::{clock, syscall, trash};
+use super::{caches, clock, syscall, trash};
 use crate::control::address::AddressKind;
 use crate::control::mark::Rule;
 use crate::control::model::{DestConf, DestId, ServiceConf, ServiceId};
@@ -63,7 +64,7 @@ pub struct Change {
 
 impl Change {
     /// Reads everything, and throws away what the trash has held long enough. The lock is held alone.
-    pub fn open(rules: Rules) -> Result<Self> {
+    pub fn open(rules: Rules, dir: &Path) -> Result<Self> {
         let settings = rules.settings()?;
         let next = |at: usize| settings.spare[at].load();
         let mut change = Self {
@@ -85,7 +86,7 @@ impl Change {
             rules,
         };
         change.mark_room();
-        change.sort_trash()?;
+        change.sort_trash(dir)?;
         Ok(change)
     }
 
@@ -98,9 +99,10 @@ impl Change {
     }
 
     /// Finds deleted dests; those whose time is over become free slots.
-    fn sort_trash(&mut self) -> Result<()> {
+    fn sort_trash(&mut self, dir: &Path) -> Result<()> {
         let listed: HashSet<u32> =
             self.table.rows.values().flat_map(|row| row.list.iter().copied()).collect();
+        let remembered = caches::named(dir, &self.rules, &self.table)?;
         let mut now = None;
         for (slot, dest) in (0u32..).zip(self.rules.dests.all()) {
             if !dests::used(dest) {
@@ -119,7 +121,8 @@ impl Change {
                 dests::retire(dest, now.seconds, now.seconds);
             }
             let idle = now.seconds.saturating_sub(now.since(dest.idle_since.load())).max(dest.deleted.load());
-            if !dests::referenced(dest) && trash::thrown_at(dests::scans(dest), idle) <= now.seconds {
+            let named = dests::referenced(dest) || remembered.contains(&slot);
+            if !named && trash::thrown_at(dests::scans(dest), idle) <= now.seconds {
                 dest.status.swap(0);
                 self.dest_slots.set(slot, false);
                 self.books.drop_book(slot);
@@ -178,11 +181,16 @@ impl Change {
         }
         self.fits(1 + sched::table_len(conf.scheduler))?;
         let slot = self.service_slot().ok_or(Refusal::NoMemory)?;
-        let serial = self.rules.settings()?.spare[spare::SERIAL].fetch_add(1).wrapping_add(1);
+        let serial = self.serial()?;
         let mut row = Row::new(key, slot, serial);
         row.set_conf(conf);
         self.table.rows.insert(key, row);
         Ok(())
+    }
+
+    /// A number nobody has: of services, in the order of their creation, and of caches.
+    fn serial(&self) -> Result<u32> {
+        Ok(self.rules.settings()?.spare[spare::SERIAL].fetch_add(1).wrapping_add(1))
     }
 
     /// A free slot, else that of a service which leaves: a whole table can be replaced by another one at once.
@@ -203,9 +211,11 @@ impl Change {
             self.fits(row.list.len() + sched::table_len(conf.scheduler))?;
         }
         let builds = self.builds(&row.list);
+        let cache = if other { self.serial()? } else { row.value.cache };
         let row = self.row_mut(id)?;
         row.set_conf(conf);
         if other {
+            row.new_cache(cache);
             let memory = sched::on_change(conf.scheduler, &[], &builds, 0);
             remember(row, &memory);
         }

@@ -198,6 +198,7 @@ impl Sizes {
             "conns6" => self.buckets_v6,
             "overflow4" => (self.buckets_v4 / 16).max(64),
             "overflow6" => (self.buckets_v6 / 16).max(64),
+            "caches" => (self.connections() / 16).clamp(8192, 65_536) as u32,
             "controls" => (self.connections() / 4).max(64) as u32,
             _ => return None,
         })
@@ -309,5 +310,7 @@ mod tests {
         assert_eq!(Sizes::of(100_000).buckets_v4, 32_768);
         assert_eq!(Sizes::of(1 << 20).connections(), 1 << 20);
         assert_eq!(Sizes::of(1 << 20).of_map("overflow4"), Some(1 << 14));
+        assert_eq!(Sizes::of(1 << 20).of_map("caches"), Some(1 << 16));
+        assert_eq!(Sizes::of(1).of_map("caches"), Some(8192));
     }
 }

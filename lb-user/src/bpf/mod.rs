@@ -10,6 +10,7 @@
 //! | [`table`] | services, dests and lists in memory, as the maps have them |
 //! | [`lists`] | room in the `lists` map |
 //! | [`dests`], [`trash`] | a dest's slot; what becomes of deleted ones |
+//! | [`caches`] | which dests lblc and lblcr remember |
 //! | [`marks`] | mark rules, and which addresses they make worth a look |
 //! | [`sysctls`] | sysctls in the settings |
 //! | [`change`], [`publish`] | changes held in memory; from there to the maps |
@@ -23,6 +24,7 @@
 
 pub mod attach;
 pub mod bpffs;
+pub mod caches;
 pub mod change;
 pub mod clock;
 pub mod conns;

@@ -11,6 +11,7 @@ use lb_common::conn::{Bucket4, Bucket6};
 use lb_common::dest::Dest;
 use lb_common::local::{Other, Peer};
 use lb_common::mark::{MOST, MarkRule};
+use lb_common::sched::{CacheKey, Cached};
 use lb_common::service::{SchedState, Service, ServiceKey};
 use lb_common::settings::Settings;
 use lb_common::tables::{Control, Counters, FILTER_BITS, FragKey, LAYOUT};
@@ -71,12 +72,20 @@ pub const RULES: [Spec; 8] = [
 pub const BOOKS: Spec = hash(BOOK, 4, size_of::<Book>(), Some(DESTS + SERVICES));
 
 /// Maps of traffic: made by `attach`.
-pub const TRAFFIC: [Spec; 12] = [
+pub const TRAFFIC: [Spec; 13] = [
     array("conns4", size_of::<Bucket4>(), None),
     array("conns6", size_of::<Bucket6>(), None),
     hash("overflow4", 4, size_of::<Bucket4>(), None),
     hash("overflow6", 4, size_of::<Bucket6>(), None),
     hash("controls", 8, size_of::<Control>(), None),
+    Spec {
+        name: "caches",
+        kind: MapType::LruHash,
+        key: size_of::<CacheKey>(),
+        value: size_of::<Cached>(),
+        entries: None,
+        flags: 0,
+    },
     Spec {
         name: "fragments",
         kind: MapType::LruHash,

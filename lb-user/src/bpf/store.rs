@@ -21,7 +21,7 @@ use super::{bpffs, conns, sysctls};
 use crate::control::address::AddressKind;
 use crate::control::mark::Rule;
 use crate::control::model::{
-    ConnRow, DaemonRow, DestConf, DestId, Role, Scheduler, Service, ServiceConf, ServiceId, Timeouts,
+    ConnRow, DaemonRow, DestConf, DestId, Role, Service, ServiceConf, ServiceId, Timeouts,
 };
 use crate::control::refusal::{Refusal, Result};
 use crate::control::request::{Request, ServiceAsk};
@@ -72,7 +72,7 @@ impl BpfStore {
         if open.is_none() {
             let Some(lock) = lock::take(&self.dir, Hold::Alone)? else { return Ok(None) };
             let Some(rules) = Rules::open(&self.dir)? else { return Ok(None) };
-            *open = Some(Open { change: Change::open(rules)?, _lock: lock });
+            *open = Some(Open { change: Change::open(rules, &self.dir)?, _lock: lock });
         }
         Ok(open.as_ref().map(|open| look(&open.change)))
     }
@@ -102,7 +102,7 @@ fn make(dir: &std::path::Path) -> Result<Open> {
     }
     let lock = lock::make(dir)?;
     let rules = open_or_make(dir, &mut undo)?;
-    let change = Change::open(rules)?;
+    let change = Change::open(rules, dir)?;
     undo.keep();
     Ok(Open { change, _lock: lock })
 }
@@ -273,10 +273,5 @@ fn unsupported_service(ask: &ServiceAsk) -> Option<String> {
     if ask.engine.is_some() {
         return Some("Persistence engines (--pe) are not supported yet".to_owned());
     }
-    match Scheduler::from_name(&ask.scheduler) {
-        Some(Scheduler::Lblc | Scheduler::Lblcr) => {
-            Some(format!("Scheduler {} is not supported yet; use wlc", ask.scheduler))
-        }
-        _ => None,
-    }
+    None
 }

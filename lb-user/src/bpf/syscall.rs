@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use lb_common::mark::MarkRule;
+use lb_common::sched::CacheKey;
 use lb_common::service::{Service, ServiceKey};
 use lb_common::tables::Counters;
 
@@ -29,6 +30,8 @@ unsafe impl Plain for ServiceKey {}
 unsafe impl Plain for Service {}
 // SAFETY: as above.
 unsafe impl Plain for Counters {}
+// SAFETY: as above.
+unsafe impl Plain for CacheKey {}
 // SAFETY: as above: 88 bytes of integers, all named.
 unsafe impl Plain for MarkRule {}
 // SAFETY: an array of the same.

@@ -32,7 +32,7 @@ pub fn write(settings: &Settings, all: &Sysctls) {
         }
         set.store(bits);
     }
-    let plain: [(&str, &Cell32); 9] = [
+    let plain: [(&str, &Cell32); 11] = [
         ("conn_reuse_mode", &settings.conn_reuse_mode),
         ("expire_nodest_conn", &settings.expire_nodest_conn),
         ("expire_quiescent_template", &settings.expire_quiescent_template),
@@ -42,6 +42,8 @@ pub fn write(settings: &Settings, all: &Sysctls) {
         ("nat_icmp_send", &settings.nat_icmp_send),
         ("schedule_icmp", &settings.schedule_icmp),
         ("cache_bypass", &settings.cache_bypass),
+        ("lblc_expiration", &settings.lblc_expiration),
+        ("lblcr_expiration", &settings.lblcr_expiration),
     ];
     for (name, cell) in plain {
         cell.store(all.get(name) as u32);
@@ -68,6 +70,7 @@ mod tests {
             ("secure_tcp", "2"),
             ("sync_threshold", "0 7"),
             ("pmtu_disc", "-1"),
+            ("lblcr_expiration", "60"),
         ] {
             assert!(find(name).and_then(|at| all.set(at, value)).is_ok(), "{name}");
         }
@@ -75,6 +78,7 @@ mod tests {
         assert_eq!(read(&settings), all);
         assert_eq!((settings.drop_rate.load(), settings.secure_tcp.load()), (4, 0));
         assert_eq!((settings.conn_reuse_mode.load(), settings.pmtu_disc.load()), (1, u32::MAX));
+        assert_eq!((settings.lblc_expiration.load(), settings.lblcr_expiration.load()), (86_400, 60));
         write(&settings, &Sysctls::default());
         assert_eq!((settings.drop_rate.load(), settings.pmtu_disc.load()), (0, 1));
     }

@@ -42,7 +42,15 @@ impl Row {
     pub fn new(key: ServiceKey, slot: u32, serial: u32) -> Self {
         let mut value = Service { slot, gcd: 1, list: NO_LIST, ..Service::default() };
         value.spare2[SERIAL] = serial;
-        Self { key, value, list: Vec::new(), cursor: Some(0), changed: true, relist: true }
+        let mut row = Self { key, value, list: Vec::new(), cursor: Some(0), changed: true, relist: true };
+        row.new_cache(serial);
+        row
+    }
+
+    /// Gives it an empty cache (lblc, lblcr) in the place of the one it had.
+    pub fn new_cache(&mut self, number: u32) {
+        self.value.cache = number;
+        self.value.cache_born = clock::seconds();
     }
 
     /// Its number in the order of creation.

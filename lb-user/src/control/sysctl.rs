@@ -32,7 +32,6 @@ const ANY: (i32, i32) = (i32::MIN, i32::MAX);
 const MODES: (i32, i32) = (0, 3);
 const SYNC: Effect = Effect::Nothing("there is no sync daemon yet");
 const SOON: Effect = Effect::Nothing("the packet path does not do that yet");
-const LBLC: Effect = Effect::Nothing("the schedulers lblc and lblcr do not exist yet");
 
 const fn same(name: &'static str, default: i32) -> Sysctl {
     Sysctl { name, default, range: ANY, effect: Effect::Same }
@@ -65,8 +64,8 @@ pub const ALL: [Sysctl; 29] = [
     same("expire_nodest_conn", 0),
     same("expire_quiescent_template", 0),
     other("ignore_tunneled", 0, ANY, Effect::Nothing("tunnelled packets never enter the balancer twice")),
-    other("lblc_expiration", 86_400, ANY, LBLC),
-    other("lblcr_expiration", 86_400, ANY, LBLC),
+    same("lblc_expiration", 86_400),
+    same("lblcr_expiration", 86_400),
     other("nat_icmp_send", 0, ANY, SOON),
     same("pmtu_disc", 1),
     other(

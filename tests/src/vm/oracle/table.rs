@@ -3,7 +3,8 @@
 
 use std::fmt::Write;
 
-const SCHEDULERS: [&str; 11] = ["rr", "wrr", "lc", "wlc", "sh", "dh", "sed", "nq", "fo", "ovf", "mh"];
+const SCHEDULERS: [&str; 13] =
+    ["rr", "wrr", "lc", "wlc", "sh", "dh", "sed", "nq", "fo", "ovf", "mh", "lblc", "lblcr"];
 const METHODS: [(&str, &str); 3] = [("nat", "-m"), ("dr", "-g"), ("tun", "-i")];
 
 /// How the dests of a service differ.
