@@ -9,6 +9,7 @@
 //! | [`table`], [`conn`] | the connection table: its protocol, its layout |
 //! | [`forward`] | header edits: direct routing, NAT, tunnels, ICMP errors, link layer |
 //! | [`related`] | ICMP errors about connections |
+//! | [`slow`] | what few packets need, a program of its own in the kernel |
 //! | [`local`] | clients on the balancer itself |
 //! | [`mark`] | rules that mark packets, for services by mark |
 //! | [`sched`] | which dest gets a new connection, one file per scheduler |
@@ -57,6 +58,7 @@ pub mod sched;
 pub mod service;
 pub mod settings;
 pub mod siphash;
+pub mod slow;
 pub mod state;
 pub mod table;
 pub mod tables;

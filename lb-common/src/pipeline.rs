@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! process ─ link layer ─ receive ─┬─ of a connection: forward::request, forward::reply ─┬─ verdict
-//!                                 ├─ lookup ─ pick ─ open ─ forward::newcomer ──────────┼─ icmp::answer
-//!                                 └─ related::forward ──────────────────────────────────┘
+//!                                 ├─ lookup ─ pick ─ open ─ forward::newcomer ──────────┤
+//!                                 └─────────────────────────────────────────────────────┴─ slow::process
 //! ```
 //!
 //! The stages are functions of their own, one after the other and not one inside the other, each telling the next what
@@ -53,23 +53,27 @@ pub struct Workspace {
     pub v6: Work<V6>,
     /// What the scheduler is asked.
     pub question: Question,
+    /// What is left to do for the packet at hand, by [`crate::slow`].
+    pub rest: Step,
+    /// The packet's family: an `AF_` number.
+    pub family: u32,
 }
 
 /// What a stage leaves for the next one: a verdict, or bit 63 with what is to be done.
 #[repr(transparent)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Step(pub u64);
 
 impl Step {
     const OPEN: u64 = 1 << 63;
-    const KIND: u64 = Self::OPEN | 7 << 60;
-    const RELATED: u64 = Self::OPEN;
-    const REQUEST: u64 = Self::OPEN | 1 << 60;
-    const ADMIT: u64 = Self::OPEN | 2 << 60;
-    const ANSWER: u64 = Self::OPEN | 3 << 60;
-    const PICK: u64 = Self::OPEN | 4 << 60;
-    const OPEN_TO: u64 = Self::OPEN | 5 << 60;
-    const STRAY: u64 = Self::OPEN | 6 << 60;
+    const KIND: u64 = Self::OPEN | 15 << 59;
+    pub(crate) const RELATED: u64 = Self::OPEN;
+    pub(crate) const REQUEST: u64 = Self::OPEN | 1 << 59;
+    pub(crate) const ADMIT: u64 = Self::OPEN | 2 << 59;
+    pub(crate) const ANSWER: u64 = Self::OPEN | 3 << 59;
+    pub(crate) const PICK: u64 = Self::OPEN | 4 << 59;
+    pub(crate) const OPEN_TO: u64 = Self::OPEN | 5 << 59;
+    pub(crate) const STRAY: u64 = Self::OPEN | 6 << 59;
 
     /// An ICMP packet, perhaps about a connection.
     #[inline(always)]
@@ -111,13 +115,18 @@ impl Step {
     pub const fn answer(error: icmp::Error) -> Self {
         Self(Self::ANSWER | error.word() as u64)
     }
+    /// Is there something left to do?
     #[inline(always)]
-    const fn is(self, kind: u64) -> bool {
+    const fn is_open(self) -> bool {
+        self.0 & Self::OPEN != 0
+    }
+    #[inline(always)]
+    pub(crate) const fn is(self, kind: u64) -> bool {
         self.0 & Self::KIND == kind
     }
     /// Slot, dest, [`bound`] word or error.
     #[inline(always)]
-    const fn word(self) -> u32 {
+    pub(crate) const fn word(self) -> u32 {
         self.0 as u32
     }
 }
@@ -146,18 +155,27 @@ impl From<Result<Step, Reason>> for Step {
     }
 }
 
-/// Takes a frame through the balancer.
+/// Takes a frame through the balancer. [`Verdict::LATER`]: [`crate::slow::process`] does the rest.
 #[inline(always)]
 pub fn process<P: Packet, T: Tables>(p: &mut P, t: &T, space: &mut Workspace) -> Verdict {
     let link = match parse::link(p) {
         Ok(link) => link,
         Err(reason) => return reason.into(),
     };
-    match link.kind {
-        ethertype::IPV4 => stages::<V4, P, T>(p, t, &mut space.v4, &mut space.question, link.l3),
-        ethertype::IPV6 => stages::<V6, P, T>(p, t, &mut space.v6, &mut space.question, link.l3),
-        _ => Reason::NotIp.into(),
+    let (family, step) = match link.kind {
+        ethertype::IPV4 => {
+            (V4::FAMILY, stages::<V4, P, T>(p, t, &mut space.v4, &mut space.question, link.l3))
+        }
+        ethertype::IPV6 => {
+            (V6::FAMILY, stages::<V6, P, T>(p, t, &mut space.v6, &mut space.question, link.l3))
+        }
+        _ => return Reason::NotIp.into(),
+    };
+    if !step.is_open() {
+        return Verdict::from_word(step.0);
     }
+    (space.rest, space.family) = (step, family as u32);
+    Verdict::LATER
 }
 
 #[inline(always)]
@@ -167,7 +185,7 @@ fn stages<F: Ip, P: Packet, T: Tables>(
     work: &mut Work<F>,
     question: &mut Question,
     l3: u32,
-) -> Verdict {
+) -> Step {
     let mut step = receive(p, t, work, l3);
     if step.is(Step::ADMIT) {
         step = t.lookup(work, question);
@@ -179,14 +197,9 @@ fn stages<F: Ip, P: Packet, T: Tables>(
         step = t.open(work, question, step.word());
     }
     if step.is(Step::REQUEST) || step.is(Step::STRAY) {
-        step = forward::newcomer(p, t, &work.seen, step.word(), step.is(Step::STRAY));
-    } else if step.is(Step::RELATED) {
-        step = related::forward(p, t, work);
+        return forward::newcomer(p, t, &work.seen, step.word(), step.is(Step::STRAY));
     }
-    if step.is(Step::ANSWER) {
-        return icmp::answer(p, t, &work.seen, icmp::Error::from_word(step.word()));
-    }
-    Verdict::from_word(step.0)
+    step
 }
 
 /// One IP packet: is it for us, from whom, of which connection? One of a known connection is sent on at once.

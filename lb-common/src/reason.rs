@@ -21,6 +21,9 @@ pub enum Action {
 pub struct Verdict(u64);
 
 impl Verdict {
+    /// None yet: the packet's rest is another program's. No reason's number.
+    pub const LATER: Self = Self(u32::MAX as u64);
+
     /// Sent out by `ifindex`, or by the NIC it came in by if that is `ingress`.
     #[inline(always)]
     pub const fn sent(reason: Reason, ifindex: u32, ingress: u32) -> Self {

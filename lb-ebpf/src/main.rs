@@ -3,6 +3,7 @@
 //! | program | what it is |
 //! |---|---|
 //! | `lb` | the balancer, on every NIC it is attached to |
+//! | `lb_slow` | what few packets need; `lb` ends in it |
 //! | `lb_control` | what user space asks to be done to the tables, through BPF_PROG_TEST_RUN |
 //! | `lb_realserver` | takes tunnel headers off, for real servers without a tunnel device |
 //! | `lb_connect4`, … | give clients on the balancer itself a server |
@@ -21,8 +22,8 @@ mod sweep;
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use lb_common::pipeline;
-use lb_common::reason::Action;
+use lb_common::reason::{Action, Reason, Verdict};
+use lb_common::{pipeline, slow};
 
 use crate::frame::Frame;
 use crate::kernel::Kernel;
@@ -32,6 +33,24 @@ use crate::kernel::Kernel;
 fn lb(ctx: XdpContext) -> u32 {
     let Some(scratch) = kernel::scratch() else { return xdp_action::XDP_ABORTED };
     let verdict = pipeline::process(&mut Frame::new(&ctx), &Kernel::new(ctx.ctx), &mut scratch.work);
+    if verdict == Verdict::LATER {
+        // SAFETY: it comes back only where the program is missing.
+        unsafe { maps::STAGES.tail_call(&ctx, maps::SLOW) };
+        return end(Reason::Internal.into());
+    }
+    end(verdict)
+}
+
+/// What few packets need: the scratch memory says what.
+#[xdp(frags)]
+fn lb_slow(ctx: XdpContext) -> u32 {
+    let Some(scratch) = kernel::scratch() else { return xdp_action::XDP_ABORTED };
+    end(slow::process(&mut Frame::new(&ctx), &Kernel::new(ctx.ctx), &mut scratch.work))
+}
+
+/// Counts the verdict and carries it out.
+#[inline(always)]
+fn end(verdict: Verdict) -> u32 {
     maps::count(verdict.counter());
     match verdict.action() {
         Action::Pass => xdp_action::XDP_PASS,

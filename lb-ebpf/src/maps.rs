@@ -3,7 +3,7 @@
 
 use aya_ebpf::btf_maps::Array as TimerArray;
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, ProgramArray};
 use lb_common::conn::{Bucket4, Bucket6};
 use lb_common::dest::Dest;
 use lb_common::local::{Desk, Other, Peer};
@@ -79,6 +79,11 @@ pub const CLIENT_HOP_SLOTS: u32 = 4096;
 /// VLAN devices: their parent and number, by ifindex.
 #[map(name = "vlans")]
 pub static VLANS: HashMap<u32, [u32; 2]> = HashMap::with_max_entries(1024, NO_PREALLOC);
+/// Programs the balancer ends in.
+#[map(name = "stages")]
+pub static STAGES: ProgramArray = ProgramArray::with_max_entries(8, 0);
+/// The place of `lb_slow` in [`STAGES`].
+pub const SLOW: u32 = 0;
 /// What is too big for the stack.
 #[map(name = "scratch")]
 pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);

@@ -1,7 +1,33 @@
 //! The kernel program's object, as the build script compiled it.
 
+use anyhow::{Context as _, Result};
+use aya::Ebpf;
+use aya::maps::{MapData, ProgramArray};
+use aya::programs::Xdp;
+
 /// An ELF object; empty if this was built with `LB_SKIP_BPF=1`.
 pub static PROGRAM: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf"));
 
 /// The object that benchmarks drive the program with. No part of the product: only `lb-tests` uses it.
 pub static BENCH: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-bench"));
+
+/// The programs that `lb` ends in, by their places in the map `stages`.
+const STAGES: [&str; 1] = ["lb_slow"];
+
+/// Loads the balancer's programs and puts those that `lb` ends in into their map. It has to stay open, or pinned, as long
+/// as `lb` runs: the kernel empties it otherwise.
+pub fn load_stages(
+    ebpf: &mut Ebpf,
+    load: impl Fn(&mut Ebpf, &str) -> Result<()>,
+) -> Result<ProgramArray<MapData>> {
+    for name in STAGES.into_iter().chain(["lb"]) {
+        load(ebpf, name)?;
+    }
+    let map = ebpf.take_map("stages").context("the program has no map stages")?;
+    let mut stages = ProgramArray::try_from(map)?;
+    for (place, name) in (0..).zip(STAGES) {
+        let program: &Xdp = ebpf.program(name).with_context(|| format!("no program {name}"))?.try_into()?;
+        stages.set(place, program.fd()?, 0).with_context(|| format!("making {name} a stage of lb"))?;
+    }
+    Ok(stages)
+}

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use std::{fs, io, ptr, slice, thread};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, ProgramArray};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::cell::Cell32;
@@ -366,6 +366,14 @@ pub struct Program {
     counters: BTreeMap<u32, Counters>,
     /// Was the sweep started?
     sweeps: AtomicBool,
+    /// Open as long as programs are called through it.
+    _stages: ProgramArray<MapData>,
+}
+
+fn load(ebpf: &mut Ebpf, name: &str) -> Result<()> {
+    let program: &mut Xdp =
+        ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
+    program.load().with_context(|| format!("the kernel refuses {name}"))
 }
 
 impl Program {
@@ -384,14 +392,12 @@ impl Program {
         loader.override_global("BUCKET_MASK_V4", &masks[0], true);
         loader.override_global("BUCKET_MASK_V6", &masks[1], true);
         let mut ebpf = loader.load(lb_user::program::PROGRAM).context("loading the object")?;
-        for name in ["lb", "lb_control"] {
-            let program: &mut Xdp =
-                ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
-            program.load().with_context(|| format!("the kernel refuses {name}"))?;
-        }
+        let stages = lb_user::program::load_stages(&mut ebpf, load)?;
+        load(&mut ebpf, "lb_control")?;
         let maps = Maps::take(&mut ebpf, sizes)?;
         let cards = Nic::ALL.map(|nic| number(nic.name()));
-        Ok(Self { ebpf, maps, cards, counters: BTreeMap::new(), sweeps: AtomicBool::new(false) })
+        let sweeps = AtomicBool::new(false);
+        Ok(Self { ebpf, maps, cards, counters: BTreeMap::new(), sweeps, _stages: stages })
     }
 
     /// The program, to be run by several threads at a time.

@@ -19,11 +19,16 @@ pub use tables::{HostTables, Sizes};
 
 use crate::pipeline;
 use crate::reason::Verdict;
+use crate::slow;
 use crate::tables::Tables;
 
 /// Takes a frame through the pass and counts its reason.
 pub fn run(tables: &HostTables, frame: &mut SliceFrame) -> Verdict {
-    let verdict = pipeline::process(frame, tables, &mut pipeline::Workspace::default());
+    let mut space = pipeline::Workspace::default();
+    let mut verdict = pipeline::process(frame, tables, &mut space);
+    if verdict == Verdict::LATER {
+        verdict = slow::process(frame, tables, &mut space);
+    }
     tables.count_reason(verdict.counter());
     verdict
 }

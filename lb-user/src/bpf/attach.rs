@@ -30,6 +30,8 @@ pub const LINK: &str = "link-";
 /// So are those of the program for real servers.
 pub const REALSERVER: &str = "realserver-";
 
+/// The map of the programs that `lb` ends in, one to each `lb`.
+const STAGES: &str = "stages";
 /// What is not yet in its place.
 const FRESH: &str = "new:";
 /// Stands for a dot in a NIC's name: a pin's name may not have one, and a NIC's may not have this.
@@ -53,11 +55,17 @@ pub fn attach(dir: &Path, names: &[String], mode: Mode, connections: Option<u32>
     let wanted = not_taken(wanted(&nics, names)?, &links(dir, LINK)?)?;
     let rules = open_or_make(dir, &mut undo)?;
     let sizes = sizes(dir, &rules, connections)?;
-    let mut ebpf = create::programs(dir, &sizes, &mut undo)?;
+    let (mut ebpf, stages) = create::programs(dir, &sizes, &mut undo)?;
     create::start_sweep(&mut ebpf)?;
     put_ways(dir, &nics)?;
     allow_lookups();
+    // Before `lb` runs: without them it would drop what they are for.
+    let fresh = dir.join(format!("{FRESH}{STAGES}"));
+    create::remove(&fresh)?;
+    stages.pin(&fresh).with_context(|| format!("pinning {}", fresh.display()))?;
+    undo.file(fresh.clone());
     let mut said = put_on(dir, &wanted, mode, &ebpf, LINK, "lb")?;
+    fs::rename(&fresh, dir.join(STAGES)).context("pinning the programs lb ends in")?;
     if let Err(error) = local::attach(dir, &mut ebpf) {
         said.push(format!("clients on this machine itself are not balanced: {error:#}"));
     }

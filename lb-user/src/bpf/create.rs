@@ -7,7 +7,7 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aya::maps::{Map, MapData};
+use aya::maps::{Map, MapData, ProgramArray};
 use aya::programs::{ProgramError, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::request::{Request, status, verb};
@@ -18,6 +18,7 @@ use super::bpffs::outside;
 use super::clock;
 use super::pins::{self, BOOKS, RULES, Spec, TRAFFIC};
 use super::{local, said, syscall};
+use crate::program;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf"));
 
@@ -33,6 +34,10 @@ impl Undo {
         syscall::pin(object, &path).with_context(|| format!("pinning {}", path.display()))?;
         self.made.push(path);
         Ok(())
+    }
+    /// A file that was made.
+    pub fn file(&mut self, path: PathBuf) {
+        self.made.push(path);
     }
     /// A directory that was made.
     pub fn directory(&mut self, path: &Path) {
@@ -225,8 +230,9 @@ impl Sizes {
     }
 }
 
-/// Loads the programs over the pinned maps; makes maps of traffic that are missing.
-pub fn programs(dir: &Path, sizes: &Sizes, undo: &mut Undo) -> Result<Ebpf> {
+/// Loads the programs over the pinned maps; makes maps of traffic that are missing. With them the map of the programs
+/// that `lb` ends in.
+pub fn programs(dir: &Path, sizes: &Sizes, undo: &mut Undo) -> Result<(Ebpf, ProgramArray<MapData>)> {
     let (mask_v4, mask_v6) = (sizes.buckets_v4 - 1, sizes.buckets_v6 - 1);
     let mut loader = EbpfLoader::new();
     loader.btf(None);
@@ -246,15 +252,14 @@ pub fn programs(dir: &Path, sizes: &Sizes, undo: &mut Undo) -> Result<Ebpf> {
         }
     }
     let mut ebpf = loader.load(object()?).context("creating the connection tables")?;
-    for name in ["lb", "lb_control"] {
-        load(&mut ebpf, name)?;
-    }
+    let stages = program::load_stages(&mut ebpf, load)?;
+    load(&mut ebpf, "lb_control")?;
     local::load(&mut ebpf)?;
     for spec in missing {
         let map = take(&mut ebpf, spec.name)?;
         undo.pin(pins::fd(&map), dir.join(spec.name))?;
     }
-    Ok(ebpf)
+    Ok((ebpf, stages))
 }
 
 /// Loads the program for real servers, which shares no table with the balancer.
@@ -265,13 +270,13 @@ pub fn realserver() -> Result<Ebpf> {
 }
 
 /// One of the programs.
-pub fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
     let program = ebpf.program_mut(name).with_context(|| format!("there is no program {name}"))?;
     program.try_into().with_context(|| format!("{name} is no XDP program"))
 }
 
 fn load(ebpf: &mut Ebpf, name: &str) -> Result<()> {
-    program(ebpf, name)?.load().map_err(|error| match error {
+    xdp(ebpf, name)?.load().map_err(|error| match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
             let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
@@ -287,7 +292,7 @@ pub fn start_sweep(ebpf: &mut Ebpf) -> Result<()> {
     let request = Request::bytes(verb::START_SWEEP, 0, 0);
     let options = TestRunOptions { data_in: Some(&request), ..TestRunOptions::new() };
     let answer =
-        program(ebpf, "lb_control")?.test_run(options).context("asking for the expiry sweep")?.return_value;
+        xdp(ebpf, "lb_control")?.test_run(options).context("asking for the expiry sweep")?.return_value;
     ensure!(answer == status::DONE, "the expiry sweep did not start: {}", said::by_loaded(ebpf));
     Ok(())
 }
