@@ -14,7 +14,7 @@ use crate::persist;
 use crate::pipeline::{Step, Work};
 use crate::reason::Reason;
 use crate::sched::{self, Ask, CacheKey, Cached, Candidate, Scheduler, View};
-use crate::service::{SchedState, Service, ServiceKey, flags};
+use crate::service::{SIP, SchedState, Service, ServiceKey, flags};
 use crate::state;
 use crate::table::{Birth, Inserted, Insertion};
 use crate::tables::{Control, Tables};
@@ -30,6 +30,8 @@ pub struct Question {
     pub ask: Ask,
     /// Its destination address, whole.
     pub destination: Addr,
+    /// The hash of the packet's call, if the service has a persistence engine.
+    pub call: u64,
     /// The mark the service was found by; 0 for address services.
     pub mark: u32,
     /// The port of the key the service was found by: 0 for one that takes all ports.
@@ -41,6 +43,11 @@ impl Question {
     #[inline(always)]
     pub const fn persistent(&self) -> bool {
         self.service.flags & flags::PERSISTENT != 0
+    }
+    /// Are templates for calls rather than clients?
+    #[inline(always)]
+    pub const fn by_call(&self) -> bool {
+        self.persistent() && self.service.engine == SIP
     }
     /// Is each packet scheduled by itself? (`-o`, UDP only.)
     #[inline(always)]

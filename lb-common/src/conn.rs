@@ -81,10 +81,12 @@ pub mod tag {
     pub const TEMPLATE: u32 = 1 << 10;
     /// A template that no new connection may use: its dest is gone.
     pub const ORPHAN: u32 = 1 << 11;
+    /// A template of a persistence engine: client and client port are a hash, `calls` says of whom.
+    pub const ENGINE: u32 = 1 << 12;
     /// What belongs to the bucket.
     pub const BUCKET: u32 = LOCK | OVERFLOW;
     /// What belongs to the key.
-    pub const KEY: u32 = PROTO | TEMPLATE | ORPHAN;
+    pub const KEY: u32 = PROTO | TEMPLATE | ORPHAN | ENGINE;
     /// Where a template keeps the low part of its timeout.
     pub const TIMEOUT_SHIFT: u32 = 16;
 }

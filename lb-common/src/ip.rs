@@ -25,6 +25,8 @@ pub trait Address: Copy + PartialEq + Eq + Debug + Default {
     fn masked(&self, netmask: u32) -> Self;
     /// A mark written as an address, as templates of mark services have it: 1 is 0.0.0.1, or 0:1:: (its four bytes first).
     fn from_mark(mark: u32) -> Self;
+    /// A hash in the shape of an address, for keys that are no address.
+    fn from_hash(hash: u64) -> Self;
     /// What a checksum changes by when `self` becomes `new`.
     fn diff(&self, new: &Self, sum: u32) -> u32;
     /// The sum of the words, for a pseudo header.
@@ -62,6 +64,10 @@ impl Address for A4 {
         Self(mark.to_be())
     }
     #[inline(always)]
+    fn from_hash(hash: u64) -> Self {
+        Self(hash as u32)
+    }
+    #[inline(always)]
     fn diff(&self, new: &Self, sum: u32) -> u32 {
         checksum::diff32(sum, self.0, new.0)
     }
@@ -95,6 +101,12 @@ impl Address for A6 {
     #[inline(always)]
     fn from_mark(mark: u32) -> Self {
         Self([mark.to_be(), 0, 0, 0])
+    }
+    #[inline(always)]
+    fn from_hash(hash: u64) -> Self {
+        // No zeros: the compiler would write two of them at once, at an odd place of the stack.
+        let (low, high) = (hash as u32, (hash >> 32) as u32);
+        Self([low, high, low, high])
     }
     #[inline(always)]
     fn diff(&self, new: &Self, sum: u32) -> u32 {

@@ -6,6 +6,7 @@
 //! | [`parse`], [`wire`], [`packet`] | from bytes to what the pass needs to know; headers; the trait over a frame |
 //! | [`ip`] | IPv4 and IPv6 behind one trait |
 //! | [`admit`], [`persist`] | a packet without a connection: service, template, scheduler, new entry |
+//! | [`text`], [`sip`] | payloads read as text; the Call-ID of persistence engine sip |
 //! | [`table`], [`conn`] | the connection table: its protocol, its layout |
 //! | [`forward`] | header edits: direct routing, NAT, tunnels, ICMP errors, link layer |
 //! | [`related`] | ICMP errors about connections |
@@ -57,9 +58,11 @@ pub mod request;
 pub mod sched;
 pub mod service;
 pub mod settings;
+pub mod sip;
 pub mod siphash;
 pub mod slow;
 pub mod state;
 pub mod table;
 pub mod tables;
+pub mod text;
 pub mod wire;

@@ -3,16 +3,21 @@
 //! A template is an entry of the connection table: masked client, port 0, virtual address, and the service's port
 //! (or 0 where the service takes several). Connections made through it are its dependants; it does not go before
 //! them. Overload and weight 0 do not stop it (IPVS: only expire_quiescent_template makes weight 0 do so).
+//!
+//! Under a persistence engine the template is for a call of the client ([`crate::sip`]). Its key then has a hash of
+//! both in place of the client, which the `calls` map confirms.
 
 use crate::addr::{Port, Proto};
 use crate::admit::Question;
 use crate::conn::{Entry, bound, ctl, tag};
 use crate::flow::Flow;
 use crate::ip::{Address, Ip};
+use crate::packet::Packet;
 use crate::parse::Seen;
 use crate::pipeline::{Step, Work};
 use crate::reason::Reason;
-use crate::table::{self, Birth, Hit, Inserted, Insertion, Wanted};
+use crate::sip::{self, Call};
+use crate::table::{self, Birth, Hit, Inserted, Insertion, Place, Wanted};
 use crate::tables::{Control, Tables};
 
 /// What [`Work::template`] holds when the client has none.
@@ -21,10 +26,36 @@ pub const NO_TEMPLATE: u32 = u32::MAX;
 /// Looks for the client's template. With a usable one the dest is known; else the scheduler is asked.
 #[inline(always)]
 pub fn lookup<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, question: &Question) -> Step {
+    if question.by_call() { Step::call() } else { by_template(t, work, question) }
+}
+
+/// [`lookup`] of a service with a persistence engine. A packet that belongs to no call is dropped, as IPVS drops it.
+#[inline(always)]
+pub fn by_call<F: Ip, P: Packet, T: Tables>(
+    p: &P,
+    t: &T,
+    work: &mut Work<F>,
+    question: &mut Question,
+) -> Step {
+    if work.seen.proto != Proto::UDP || !sip::call_id(p, t, &work.seen, &mut work.call) {
+        return Reason::NoCallId.into();
+    }
+    work.call.client = work.seen.src.masked(question.service.netmask).wide();
+    question.call = work.call.hash(t);
+    by_template(t, work, question)
+}
+
+#[inline(always)]
+fn by_template<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, question: &Question) -> Step {
     work.template = NO_TEMPLATE;
-    let wanted = wanted(&work.seen, question);
-    let place = table::place::<F, T>(t, &wanted.flow.client, Port::ZERO, wanted.flow.proto);
-    let Some(hit) = table::search::<F, T, false>(t, place, &wanted) else { return Step::pick() };
+    work.group = wanted(&work.seen, question);
+    let Some(hit) = table::search::<F, T, false>(t, place::<F, T>(t, &work.group), &work.group) else {
+        return Step::pick();
+    };
+    if question.by_call() && !t.call_is(hit.key(), &work.call) {
+        // Two calls of one hash: the second has no place.
+        return Reason::TableFull.into();
+    }
     if usable(t, &hit) {
         work.template = hit.slot;
         return Step::open(hit.dest());
@@ -33,21 +64,36 @@ pub fn lookup<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, question: &Question) 
     Step::pick()
 }
 
-/// The key of the client's template.
+/// The key of the client's template. For a call: a hash of client and Call-ID in the client's place.
 #[inline(always)]
 fn wanted<F: Ip>(seen: &Seen<F>, question: &Question) -> Wanted<F> {
     const FTP: Port = Port::new(21);
     // A mark's template stands for all protocols, addresses and ports: no protocol, the mark as address.
     let by_mark = question.mark != 0;
     let proto = if by_mark { Proto::IP } else { seen.proto };
-    let flow = Flow {
-        client: seen.src.masked(question.service.netmask),
-        vaddr: if by_mark { F::Addr::from_mark(question.mark) } else { seen.dst },
-        cport: Port::ZERO,
-        vport: if question.port == FTP { Port::ZERO } else { question.port },
-        proto,
+    let mut wanted = Wanted {
+        flow: Flow {
+            client: seen.src.masked(question.service.netmask),
+            vaddr: if by_mark { F::Addr::from_mark(question.mark) } else { seen.dst },
+            cport: Port::ZERO,
+            vport: if question.port == FTP { Port::ZERO } else { question.port },
+            proto,
+        },
+        tag: proto.0 as u32 | tag::TEMPLATE,
+        now: seen.now,
     };
-    Wanted { flow, tag: proto.0 as u32 | tag::TEMPLATE, now: seen.now }
+    if question.by_call() {
+        wanted.flow.client = F::Addr::from_hash(question.call);
+        wanted.flow.cport = Port::from_wire((question.call >> 32) as u16);
+        wanted.tag |= tag::ENGINE;
+    }
+    wanted
+}
+
+#[inline(always)]
+fn place<F: Ip, T: Tables>(t: &T, wanted: &Wanted<F>) -> Place {
+    let flow = &wanted.flow;
+    table::place::<F, T>(t, &flow.client, flow.cport, flow.proto)
 }
 
 /// May the template's dest still be used?
@@ -68,9 +114,12 @@ pub fn tie<F: Ip, T: Tables>(
     number: u32,
 ) -> Result<(u32, Control), u32> {
     if work.template == NO_TEMPLATE {
-        work.template = create(t, &work.seen, question, number).slot()?;
+        work.template = create(t, &work.group, question, number).slot()?;
+        if question.by_call() && !note_call::<F, T>(t, work.template, &work.call, work.seen.now) {
+            return Err(Reason::TableFull as u32);
+        }
     }
-    let wanted = wanted(&work.seen, question);
+    let wanted = &work.group;
     // Found or made a moment ago; another CPU may have had to take its place since.
     let Some(template) = table::hit_at::<F, T>(t, work.template)
         .filter(|hit| hit.entry.matches(&wanted.flow, wanted.tag) && hit.current())
@@ -83,17 +132,36 @@ pub fn tie<F: Ip, T: Tables>(
 }
 
 #[inline(always)]
-fn create<F: Ip, T: Tables>(t: &T, seen: &Seen<F>, question: &Question, number: u32) -> Inserted {
+fn create<F: Ip, T: Tables>(t: &T, wanted: &Wanted<F>, question: &Question, number: u32) -> Inserted {
     let Some(dest) = t.dest(number) else { return Inserted(Reason::Internal as u64) };
-    let (tag, packets) = table::template_bits(question.service.timeout);
+    let (bits, packets) = table::template_bits(question.service.timeout);
     let birth = Birth {
         dest: number | (dest.method() as u32) << bound::METHOD_SHIFT,
-        tag,
+        tag: bits | wanted.tag & tag::ENGINE,
         ctl: 0,
-        last: seen.now.wrapping_add(t.settings().ticks(question.service.timeout)),
+        last: wanted.now.wrapping_add(t.settings().ticks(question.service.timeout)),
         packets,
     };
-    let wanted = wanted(seen, question);
-    let place = table::place::<F, T>(t, &wanted.flow.client, Port::ZERO, wanted.flow.proto);
-    t.insert(Insertion::<F> { wanted, birth, place, control: Control::NONE })
+    t.insert(Insertion::<F> {
+        wanted: *wanted,
+        birth,
+        place: place::<F, T>(t, wanted),
+        control: Control::NONE,
+    })
+}
+
+/// Notes whose call a new template is for. False: there is no room for that, and the template is gone again.
+///
+/// A function of its own for the kernel program's stack.
+#[inline(never)]
+fn note_call<F: Ip, T: Tables>(t: &T, slot: u32, call: &Call, now: u32) -> bool {
+    let Some(template) = table::hit_at::<F, T>(t, slot) else { return true };
+    if !t.call_put(template.key(), call) {
+        table::remove(t, &template, now);
+        return false;
+    }
+    if !template.current() {
+        t.call_drop(template.key());
+    }
+    true
 }

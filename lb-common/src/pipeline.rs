@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! process ─ link layer ─ receive ─┬─ of a connection: forward::request, forward::reply ─┬─ verdict
-//!                                 ├─ lookup ─ pick ─ open ─ forward::newcomer ──────────┤
+//!                                 ├─ lookup ─ call ─ pick ─ open ─ forward::newcomer ───┤
 //!                                 └─────────────────────────────────────────────────────┴─ slow::process
 //! ```
 //!
@@ -22,6 +22,7 @@ use crate::packet::Packet;
 use crate::parse::{self, Fragment, Seen};
 use crate::reason::{Reason, Verdict};
 use crate::related;
+use crate::sip::Call;
 use crate::state::{self, sctp::SctpState, tcp::TcpState};
 use crate::table::{self, Hit, Place, Wanted};
 use crate::tables::{Direction, FragKey, Tables};
@@ -39,8 +40,12 @@ pub struct Work<F: Ip> {
     pub wanted: Wanted<F>,
     /// Where it is, or will be.
     pub place: Place,
-    /// Slot of the client's persistence template.
+    /// What the client's persistence template is found by.
+    pub group: Wanted<F>,
+    /// Slot of that template.
     pub template: u32,
+    /// The call the packet belongs to, if the service has a persistence engine.
+    pub call: Call,
 }
 
 /// Room for either family.
@@ -74,6 +79,7 @@ impl Step {
     pub(crate) const PICK: u64 = Self::OPEN | 4 << 59;
     pub(crate) const OPEN_TO: u64 = Self::OPEN | 5 << 59;
     pub(crate) const STRAY: u64 = Self::OPEN | 6 << 59;
+    const CALL: u64 = Self::OPEN | 7 << 59;
 
     /// An ICMP packet, perhaps about a connection.
     #[inline(always)]
@@ -99,6 +105,11 @@ impl Step {
     #[inline(always)]
     pub const fn pick() -> Self {
         Self(Self::PICK)
+    }
+    /// The call a client's packet belongs to decides.
+    #[inline(always)]
+    pub const fn call() -> Self {
+        Self(Self::CALL)
     }
     /// A connection to this dest is to be made.
     #[inline(always)]
@@ -189,6 +200,9 @@ fn stages<F: Ip, P: Packet, T: Tables>(
     let mut step = receive(p, t, work, l3);
     if step.is(Step::ADMIT) {
         step = t.lookup(work, question);
+    }
+    if step.is(Step::CALL) {
+        step = t.call(p, work, question);
     }
     if step.is(Step::PICK) {
         step = t.pick(question);

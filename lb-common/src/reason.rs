@@ -137,6 +137,7 @@ reasons! {
     Limited = Drop, "limited", "dropped by the drop_packet defence";
     Internal = Drop, "internal", "a map lookup that cannot fail failed";
     BadChecksum = Drop, "bad-checksum", "an ICMP error whose checksum is wrong, and which would have to be translated";
+    NoCallId = Drop, "no-call-id", "for a service of persistence engine sip, but no SIP message with a Call-ID";
 }
 
 /// Number of reasons.

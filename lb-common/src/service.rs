@@ -3,6 +3,9 @@
 use crate::addr::{Addr, Family, Port, Proto};
 use crate::cell::{Cell32, Cell64};
 
+/// [`Service::engine`] of persistence engine `sip`.
+pub const SIP: u8 = 1;
+
 /// Flag bits of a service, IPVS's own numbers.
 pub mod flags {
     /// Persistent: `-p`.
@@ -71,7 +74,7 @@ pub struct Service {
     pub netmask: u32,
     /// The scheduler's number ([`crate::sched::Scheduler`]).
     pub scheduler: u8,
-    /// Persistence engine: 0 none, 1 sip.
+    /// Persistence engine: 0 none, or [`SIP`].
     pub engine: u8,
     /// Does any dest have an upper threshold?
     pub thresholds: u8,

@@ -6,7 +6,10 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Key(pub u64, pub u64);
 
-struct State {
+/// A hash under way, over whole words.
+#[repr(C, align(8))]
+#[derive(Debug)]
+pub struct State {
     v0: u64,
     v1: u64,
     v2: u64,
@@ -14,8 +17,9 @@ struct State {
 }
 
 impl State {
+    /// Of nothing yet.
     #[inline(always)]
-    fn new(key: Key) -> Self {
+    pub fn new(key: Key) -> Self {
         Self {
             v0: key.0 ^ 0x736f_6d65_7073_6575,
             v1: key.1 ^ 0x646f_7261_6e64_6f6d,
@@ -36,14 +40,16 @@ impl State {
         self.v3 = self.v3.rotate_left(21) ^ self.v0;
         self.v2 = self.v2.rotate_left(32);
     }
+    /// Takes in eight bytes, the first in the lowest bits.
     #[inline(always)]
-    fn absorb(&mut self, word: u64) {
+    pub fn absorb(&mut self, word: u64) {
         self.v3 ^= word;
         self.round();
         self.v0 ^= word;
     }
+    /// The hash. The last word taken in has to tell the length.
     #[inline(always)]
-    fn finish(mut self) -> u64 {
+    pub fn finish(mut self) -> u64 {
         self.v2 ^= 0xff;
         self.round();
         self.round();

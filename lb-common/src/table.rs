@@ -82,6 +82,11 @@ impl<F: Ip> Clone for Hit<'_, F> {
 impl<F: Ip> Copy for Hit<'_, F> {}
 
 impl<'a, F: Ip> Hit<'a, F> {
+    /// The key of its row in side maps.
+    #[inline(always)]
+    pub fn key(&self) -> u64 {
+        control_key(self.slot, self.ctl & ctl::IDENTITY)
+    }
     /// The protocol's state.
     #[inline(always)]
     pub fn state(&self) -> u8 {
@@ -194,8 +199,9 @@ fn is_source<F: Ip, T: Tables>(t: &T, entry: &F::Entry, flow: &Flow<F::Addr>) ->
     port == flow.vport && F::Addr::narrow(&dest.address()) == flow.vaddr
 }
 
+/// The slot number of a bucket's first entry.
 #[inline(always)]
-fn base<F: Ip>(bucket: u32) -> u32 {
+pub fn base<F: Ip>(bucket: u32) -> u32 {
     (bucket * F::Entry::WAYS) | if F::HEADER_SUM { 0 } else { SLOT_V6 }
 }
 
@@ -513,6 +519,9 @@ fn bury<T: Tables>(t: &T, tag_word: u32, ctl_word: u32, dest_word: u32, slot: u3
     if dest_word & bound::CONTROLLED != 0 {
         release_template(t, slot, ctl_word);
     }
+    if tag_word & tag::ENGINE != 0 {
+        t.call_drop(control_key(slot, ctl_word & ctl::IDENTITY));
+    }
 }
 
 /// Removes an entry, if it is still what it was. True: this call did it.
@@ -558,7 +567,7 @@ fn take_dependant(life: &Life) {
 /// A connection came to life (or, for UDP, was answered): its template is ASSURED from now on.
 #[inline(always)]
 pub fn assure_template<F: Ip, T: Tables>(t: &T, conn: &Hit<'_, F>) {
-    let Some(control) = t.control_get(control_key(conn.slot, conn.ctl & ctl::IDENTITY)) else { return };
+    let Some(control) = t.control_get(conn.key()) else { return };
     if let Some(entry) = entry_at::<F, T>(t, control.template) {
         let word = entry.life().ctl.load_acquire();
         if word & ctl::IDENTITY == control.identity && word & ctl::STATE == 0 {

@@ -11,11 +11,14 @@ use crate::cell::Cell32;
 use crate::dest::{Dest, Hop, SharedHop};
 use crate::ip::Ip;
 use crate::mark::MarkRule;
+use crate::packet::Packet;
+use crate::persist;
 use crate::pipeline::{Step, Work};
 use crate::reason::Reason;
 use crate::sched::{CacheKey, Cached};
 use crate::service::{SchedState, Service, ServiceKey};
 use crate::settings::Settings;
+use crate::sip::Call;
 use crate::siphash::Key;
 use crate::table::{self, Inserted, Insertion};
 
@@ -179,6 +182,12 @@ pub trait Tables {
     fn control_get(&self, key: u64) -> Option<Control>;
     /// Takes the note back out.
     fn control_take(&self, key: u64) -> Option<Control>;
+    /// Notes whose call a template is for. False: no room.
+    fn call_put(&self, key: u64, call: &Call) -> bool;
+    /// Is the template for this call? Yes while nothing is noted yet: its key has the hash of it.
+    fn call_is(&self, key: u64, call: &Call) -> bool;
+    /// Takes the note back out.
+    fn call_drop(&self, key: u64);
     /// Remembers the ports of a first fragment.
     fn fragment_put(&self, key: &FragKey, ports: u32);
     /// The ports of a fragment's datagram.
@@ -194,12 +203,19 @@ pub trait Tables {
     /// [`RouteQuery`].
     fn route_to_client<F: Ip>(&self, to: &F::Addr, from: &F::Addr, ingress: u32) -> Result<Hop, Reason>;
 
-    /// [`admit::lookup`]. This and the next three are functions of their own in the kernel program, each verified once.
+    /// [`admit::lookup`]. This and the next four are functions of their own in the kernel program, each verified once.
     fn lookup<F: Ip>(&self, work: &mut Work<F>, question: &mut Question) -> Step
     where
         Self: Sized,
     {
         admit::lookup(self, work, question)
+    }
+    /// [`persist::by_call`].
+    fn call<F: Ip, P: Packet>(&self, p: &P, work: &mut Work<F>, question: &mut Question) -> Step
+    where
+        Self: Sized,
+    {
+        persist::by_call(p, self, work, question)
     }
     /// [`admit::pick`].
     fn pick(&self, question: &Question) -> Step

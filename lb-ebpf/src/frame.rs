@@ -30,6 +30,12 @@ impl Frame {
         Self { ctx: ctx.ctx }
     }
 
+    /// The packet of a raw context.
+    #[inline(always)]
+    pub fn of(ctx: *mut xdp_md) -> Self {
+        Self { ctx }
+    }
+
     #[inline(always)]
     fn data(&self) -> usize {
         // SAFETY: the context is valid while the program runs; volatile, because adjusting the packet changes it.

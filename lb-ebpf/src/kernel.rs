@@ -15,18 +15,22 @@ use lb_common::conn::{Bucket4, Bucket6};
 use lb_common::dest::{Dest, Hop, Route, SharedHop};
 use lb_common::ip::{Address, Ip, V4, V6};
 use lb_common::mark::MarkRule;
+use lb_common::packet::Packet;
+use lb_common::persist;
 use lb_common::pipeline::{Step, Work, Workspace};
 use lb_common::reason::Reason;
 use lb_common::sched::{CacheKey, Cached};
 use lb_common::service::{SchedState, Service, ServiceKey};
 use lb_common::settings::Settings;
+use lb_common::sip::Call;
 use lb_common::siphash::Key;
 use lb_common::table::{self, Inserted, Insertion};
 use lb_common::tables::{Control, Counters, Direction, FragKey, RouteQuery, Tables};
 
+use crate::frame::Frame;
 use crate::maps::{
-    CACHES, CLIENT_HOP_SLOTS, CLIENT_HOPS, CONNS4, CONNS6, CONTROLS, DESTS, EGRESS, FILTER, FRAGMENTS, LISTS,
-    MARKS, OVERFLOW4, OVERFLOW6, SCHED, SCRATCH, SERVICES, SETTINGS, STATS, VLANS,
+    CACHES, CALLS, CLIENT_HOP_SLOTS, CLIENT_HOPS, CONNS4, CONNS6, CONTROLS, DESTS, EGRESS, FILTER, FRAGMENTS,
+    LISTS, MARKS, OVERFLOW4, OVERFLOW6, SCHED, SCRATCH, SERVICES, SETTINGS, STATS, VLANS,
 };
 
 /// The maps, clock and routes of this program.
@@ -197,6 +201,19 @@ impl Tables for Kernel {
         Some(control)
     }
     #[inline(always)]
+    fn call_put(&self, key: u64, call: &Call) -> bool {
+        CALLS.insert(key, call, 0).is_ok()
+    }
+    #[inline(always)]
+    fn call_is(&self, key: u64, call: &Call) -> bool {
+        // SAFETY: written whole, before anybody finds the template's row, or replaced by its equal.
+        unsafe { CALLS.get(key) }.is_none_or(|noted| noted.same(self, call))
+    }
+    #[inline(always)]
+    fn call_drop(&self, key: u64) {
+        let _ = CALLS.remove(key);
+    }
+    #[inline(always)]
     fn fragment_put(&self, key: &FragKey, ports: u32) {
         let _ = FRAGMENTS.insert(key, ports, 0);
     }
@@ -260,6 +277,13 @@ impl Tables for Kernel {
         Step(match F::FAMILY {
             Family::V4 => lb_lookup4(),
             Family::V6 => lb_lookup6(),
+        })
+    }
+    #[inline(always)]
+    fn call<F: Ip, P: Packet>(&self, _: &P, _: &mut Work<F>, _: &mut Question) -> Step {
+        Step(match F::FAMILY {
+            Family::V4 => lb_call4(self.ctx),
+            Family::V6 => lb_call6(self.ctx),
         })
     }
     #[inline(always)]
@@ -372,6 +396,26 @@ extern "C" fn lb_lookup4() -> u64 {
 #[inline(never)]
 extern "C" fn lb_lookup6() -> u64 {
     scratch().map_or(INTERNAL, |s| admit::lookup(&Kernel::detached(), &mut s.work.v6, &mut s.work.question).0)
+}
+
+/// [`persist::by_call`], IPv4.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_call4(ctx: *mut xdp_md) -> u64 {
+    let step = |s: &mut Scratch| {
+        persist::by_call(&Frame::of(ctx), &Kernel::detached(), &mut s.work.v4, &mut s.work.question).0
+    };
+    scratch().map_or(INTERNAL, step)
+}
+
+/// [`persist::by_call`], IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_call6(ctx: *mut xdp_md) -> u64 {
+    let step = |s: &mut Scratch| {
+        persist::by_call(&Frame::of(ctx), &Kernel::detached(), &mut s.work.v6, &mut s.work.question).0
+    };
+    scratch().map_or(INTERNAL, step)
 }
 
 /// [`admit::pick`].

@@ -12,6 +12,7 @@ use lb_common::reason;
 use lb_common::sched::{CacheKey, Cached};
 use lb_common::service::{SchedState, Service, ServiceKey};
 use lb_common::settings::Settings;
+use lb_common::sip::Call;
 use lb_common::tables::{Control, Counters, FILTER_BITS, FragKey};
 
 use crate::kernel::{ClientHop, Scratch};
@@ -68,6 +69,9 @@ pub static OVERFLOW6: HashMap<u32, Bucket6> = HashMap::with_max_entries(1, NO_PR
 /// Templates of connections made through one, by the connection's slot and generation.
 #[map(name = "controls")]
 pub static CONTROLS: HashMap<u64, Control> = HashMap::with_max_entries(1, NO_PREALLOC);
+/// Whose calls templates of a persistence engine are for, as [`CONTROLS`] is keyed.
+#[map(name = "calls")]
+pub static CALLS: HashMap<u64, Call> = HashMap::with_max_entries(1, NO_PREALLOC);
 /// Ports of datagrams whose first fragment was seen.
 #[map(name = "fragments")]
 pub static FRAGMENTS: LruHashMap<FragKey, u32> = LruHashMap::with_max_entries(8192, 0);

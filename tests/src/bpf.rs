@@ -241,7 +241,7 @@ pub struct Maps {
 
 const FILTER: usize = 8192;
 /// Maps that are reached by system calls only, emptied before each case.
-const HASHES: [&str; 5] = ["overflow4", "overflow6", "controls", "fragments", "caches"];
+const HASHES: [&str; 6] = ["overflow4", "overflow6", "controls", "calls", "fragments", "caches"];
 /// A [`Cached`] in words: when it was used, when it changed, dests.
 type CachedWords = [u32; size_of::<Cached>() / 4];
 
@@ -387,7 +387,7 @@ impl Program {
             loader.map_max_entries(map, size);
         }
         loader.map_max_entries("caches", 8192);
-        loader.map_max_entries("controls", 512).map_max_entries("lists", lists);
+        loader.map_max_entries("controls", 512).map_max_entries("calls", 512).map_max_entries("lists", lists);
         let masks = [v4 - 1, v6 - 1];
         loader.override_global("BUCKET_MASK_V4", &masks[0], true);
         loader.override_global("BUCKET_MASK_V6", &masks[1], true);
@@ -560,6 +560,7 @@ fn empty(map: &MapData) -> Result<()> {
         (4, 256) => empty_map::<u32, [u64; 32]>(map),
         (8, 8) => empty_map::<u64, u64>(map),
         (24, 72) => empty_map::<Plain<CacheKey>, CachedWords>(map),
+        (8, 280) => empty_map::<u64, [u64; 35]>(map),
         (40, 4) => empty_map::<Plain<FragKey>, u32>(map),
         sizes => bail!("a map of sizes nobody knows: {sizes:?}"),
     }

@@ -43,6 +43,8 @@ pub struct NewService {
     pub timeout: u32,
     /// Persistence mask, as [`Service::netmask`] has it.
     pub netmask: u32,
+    /// Persistence engine, as [`Service::engine`] has it.
+    pub engine: u8,
 }
 
 impl NewService {
@@ -50,7 +52,7 @@ impl NewService {
     pub fn new(family: Family, proto: Proto, addr: Addr, port: u16, scheduler: Scheduler) -> Self {
         let whole = if family == Family::V4 { u32::MAX } else { 128 };
         let key = ServiceKey::addr(family, proto, addr, Port::new(port));
-        Self { key, scheduler, flags: 0, timeout: 0, netmask: whole }
+        Self { key, scheduler, flags: 0, timeout: 0, netmask: whole, engine: 0 }
     }
     /// Of a mark, without flags.
     pub fn mark(family: Family, mark: u32, scheduler: Scheduler) -> Self {
@@ -122,6 +124,7 @@ impl Rules {
             flags: new.flags,
             timeout: new.timeout,
             netmask: new.netmask,
+            engine: new.engine,
             scheduler: new.scheduler as u8,
             gcd: 1,
             cache: slot + 1,

@@ -19,6 +19,7 @@ use crate::reason::{self, Reason};
 use crate::sched::{CacheKey, Cached};
 use crate::service::{SchedState, Service, ServiceKey};
 use crate::settings::Settings;
+use crate::sip::Call;
 use crate::siphash::Key;
 use crate::tables::{Control, Counters, Direction, FILTER_BITS, FragKey, RouteQuery, Tables};
 
@@ -145,6 +146,7 @@ pub struct HostTables {
     second4: Second<Bucket4>,
     second6: Second<Bucket6>,
     controls: Mutex<HashMap<u64, Control>>,
+    calls: Mutex<HashMap<u64, Call>>,
     most_controls: usize,
     fragments: Mutex<HashMap<FragKey, u32>>,
     routes: RwLock<Vec<Route>>,
@@ -189,6 +191,7 @@ impl HostTables {
             second4: Second::new(sizes.second),
             second6: Second::new(sizes.second),
             controls: Mutex::new(HashMap::new()),
+            calls: Mutex::new(HashMap::new()),
             most_controls: sizes.controls as usize,
             fragments: Mutex::new(HashMap::new()),
             routes: RwLock::new(Vec::new()),
@@ -263,6 +266,11 @@ impl HostTables {
     /// Notes of connections made through a template.
     pub fn controls(&self) -> usize {
         lock(&self.controls).len()
+    }
+
+    /// Notes of templates made for calls.
+    pub fn calls(&self) -> Vec<Call> {
+        lock(&self.calls).values().copied().collect()
     }
 
     /// Puts mark rules in force.
@@ -377,6 +385,21 @@ impl Tables for HostTables {
     }
     fn control_take(&self, key: u64) -> Option<Control> {
         lock(&self.controls).remove(&key)
+    }
+    fn call_put(&self, key: u64, call: &Call) -> bool {
+        let mut calls = lock(&self.calls);
+        let room = calls.len() < self.most_controls || calls.contains_key(&key);
+        if room {
+            calls.insert(key, *call);
+        }
+        room
+    }
+    fn call_is(&self, key: u64, call: &Call) -> bool {
+        let noted = lock(&self.calls).get(&key).copied();
+        noted.is_none_or(|noted| noted.same(self, call))
+    }
+    fn call_drop(&self, key: u64) {
+        lock(&self.calls).remove(&key);
     }
     fn fragment_put(&self, key: &FragKey, ports: u32) {
         lock(&self.fragments).insert(*key, ports);

@@ -1,5 +1,6 @@
 //! Reading the connection table while packets change it: control word, key, control word again.
 
+use std::collections::HashMap;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
@@ -9,14 +10,17 @@ use lb_common::conn::{Bucket4, Bucket6, Entry, Ways, bound, ctl, tag};
 use lb_common::ip::{Address as _, Ip, V4, V6};
 use lb_common::request::{Request, status, verb};
 use lb_common::settings::Settings;
+use lb_common::sip::Call;
 use lb_common::state;
+use lb_common::table::{self, SLOT_OVERFLOW};
+use lb_common::tables::control_key;
 
 use super::clock::Now;
 use super::dests;
 use super::memory::{self, Access, Mapped, Shared};
 use super::pins::{self, Rules, traffic};
 use super::{said, syscall};
-use crate::control::model::{ConnRow, End};
+use crate::control::model::{ConnRow, End, Engine};
 
 /// Connections and templates, in the order of the table. Nothing is attached yet: none.
 pub fn rows(dir: &Path, rules: &Rules) -> Result<Vec<ConnRow>> {
@@ -24,6 +28,7 @@ pub fn rows(dir: &Path, rules: &Rules) -> Result<Vec<ConnRow>> {
         rules,
         settings: rules.settings()?,
         now: Now::read().context("reading the packet path's clock")?,
+        calls: calls(dir)?,
         rows: Vec::new(),
     };
     reader.family::<V4, Bucket4>(dir, "conns4", "overflow4")?;
@@ -56,6 +61,8 @@ struct Reader<'a> {
     rules: &'a Rules,
     settings: &'a Settings,
     now: Now,
+    /// Whose calls templates are for, by the template's slot and generation.
+    calls: HashMap<u64, Call>,
     rows: Vec<ConnRow>,
 }
 
@@ -70,23 +77,25 @@ impl Reader<'_> {
         let count = pins::entries(&map)? as usize;
         let mapped =
             Mapped::<B>::new(pins::fd(&map), count, Access::Read).context("mapping the connections")?;
-        mapped.all().iter().for_each(|bucket| self.bucket::<F>(bucket));
+        (0..).zip(mapped.all()).for_each(|(n, bucket)| self.bucket::<F>(bucket, table::base::<F>(n)));
         if let Some(map) = traffic(overflow)?.open(dir)? {
             let second: Vec<(u32, [u32; 64])> =
                 syscall::all(pins::fd(&map)).context("reading the overflow")?;
-            second.iter().for_each(|(_, words)| self.bucket::<F>(&memory::bucket::<B>(words)));
+            for (n, words) in &second {
+                self.bucket::<F>(&memory::bucket::<B>(words), table::base::<F>(*n) | SLOT_OVERFLOW);
+            }
         }
         Ok(())
     }
 
-    fn bucket<F: Ip>(&mut self, bucket: &impl Ways<F::Entry>) {
+    fn bucket<F: Ip>(&mut self, bucket: &impl Ways<F::Entry>, base: u32) {
         for way in 0..F::Entry::WAYS {
-            let row = self.entry::<F>(bucket.way(way));
+            let row = self.entry::<F>(bucket.way(way), base + way);
             self.rows.extend(row);
         }
     }
 
-    fn entry<F: Ip>(&self, entry: &F::Entry) -> Option<ConnRow> {
+    fn entry<F: Ip>(&self, entry: &F::Entry, slot: u32) -> Option<ConnRow> {
         let life = entry.life();
         let before = life.ctl.load_acquire();
         if !ctl::is_live(before) {
@@ -112,6 +121,8 @@ impl Reader<'_> {
         // A template that is no longer to be found is listed with a port nobody has.
         let orphan = tag & (tag::TEMPLATE | tag::ORPHAN) == tag::TEMPLATE | tag::ORPHAN;
         let virt = end(flow.vaddr.wide(), if orphan { Port::new(u16::MAX) } else { flow.vport });
+        let key = control_key(slot, before & ctl::IDENTITY);
+        let call = if tag & tag::ENGINE != 0 { self.calls.get(&key).copied() } else { None };
         // It, and one for several ports, has its virtual port at both ends.
         let several = orphan || template && virt.port.is_zero();
         let dest = self.dest(dest, virt);
@@ -119,10 +130,10 @@ impl Reader<'_> {
             proto: flow.proto,
             expires: left.max(0) as u64 / u64::from(self.now.hz.max(1)),
             state: name(flow.proto, state, template),
-            client: end(flow.client.wide(), flow.cport),
+            client: call.map_or(end(flow.client.wide(), flow.cport), |call| end(call.client, Port::ZERO)),
             virt,
             dest: if several { End { port: virt.port, ..dest } } else { dest },
-            engine: None,
+            engine: call.map(|call| (Engine::Sip, text(&call))),
         })
     }
 
@@ -134,6 +145,16 @@ impl Reader<'_> {
         let id = dests::id(dest);
         End { addr: id.addr, port: if word & bound::KEEP_PORT != 0 { virt.port } else { id.port } }
     }
+}
+
+fn calls(dir: &Path) -> Result<HashMap<u64, Call>> {
+    let Some(map) = traffic("calls")?.open(dir)? else { return Ok(HashMap::new()) };
+    Ok(syscall::all(pins::fd(&map)).context("reading the calls")?.into_iter().collect())
+}
+
+/// A Call-ID as text; the engine takes none with other than printable bytes, but for Latin-1 letters.
+fn text(call: &Call) -> String {
+    call.bytes().map(char::from).collect()
 }
 
 fn name(proto: Proto, state: u8, template: bool) -> &'static str {

@@ -204,7 +204,7 @@ impl Sizes {
             "overflow4" => (self.buckets_v4 / 16).max(64),
             "overflow6" => (self.buckets_v6 / 16).max(64),
             "caches" => (self.connections() / 16).clamp(8192, 65_536) as u32,
-            "controls" => (self.connections() / 4).max(64) as u32,
+            "controls" | "calls" => (self.connections() / 4).max(64) as u32,
             _ => return None,
         })
     }

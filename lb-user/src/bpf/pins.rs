@@ -14,6 +14,7 @@ use lb_common::mark::{MOST, MarkRule};
 use lb_common::sched::{CacheKey, Cached};
 use lb_common::service::{SchedState, Service, ServiceKey};
 use lb_common::settings::Settings;
+use lb_common::sip::Call;
 use lb_common::tables::{Control, Counters, FILTER_BITS, FragKey, LAYOUT};
 
 use super::bpffs::outside;
@@ -72,12 +73,13 @@ pub const RULES: [Spec; 8] = [
 pub const BOOKS: Spec = hash(BOOK, 4, size_of::<Book>(), Some(DESTS + SERVICES));
 
 /// Maps of traffic: made by `attach`.
-pub const TRAFFIC: [Spec; 13] = [
+pub const TRAFFIC: [Spec; 14] = [
     array("conns4", size_of::<Bucket4>(), None),
     array("conns6", size_of::<Bucket6>(), None),
     hash("overflow4", 4, size_of::<Bucket4>(), None),
     hash("overflow6", 4, size_of::<Bucket6>(), None),
     hash("controls", 8, size_of::<Control>(), None),
+    hash("calls", 8, size_of::<Call>(), None),
     Spec {
         name: "caches",
         kind: MapType::LruHash,

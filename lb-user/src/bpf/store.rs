@@ -24,7 +24,7 @@ use crate::control::model::{
     ConnRow, DaemonRow, DestConf, DestId, Role, Service, ServiceConf, ServiceId, Timeouts,
 };
 use crate::control::refusal::{Refusal, Result};
-use crate::control::request::{Request, ServiceAsk};
+use crate::control::request::Request;
 use crate::control::store::{Head, Store};
 use crate::control::sysctl::Sysctls;
 
@@ -247,7 +247,6 @@ impl Store for BpfStore {
 
     fn unsupported(&self, request: &Request) -> Option<String> {
         match request {
-            Request::AddService { ask, .. } | Request::EditService { ask, .. } => unsupported_service(ask),
             Request::StartDaemon(_) => Some(SYNC.to_owned()),
             _ => None,
         }
@@ -268,10 +267,3 @@ impl Store for BpfStore {
 }
 
 const SYNC: &str = "Connection synchronisation (--start-daemon) is not supported yet";
-
-fn unsupported_service(ask: &ServiceAsk) -> Option<String> {
-    if ask.engine.is_some() {
-        return Some("Persistence engines (--pe) are not supported yet".to_owned());
-    }
-    None
-}

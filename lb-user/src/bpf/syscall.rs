@@ -12,6 +12,7 @@ use std::path::Path;
 use lb_common::mark::MarkRule;
 use lb_common::sched::CacheKey;
 use lb_common::service::{Service, ServiceKey};
+use lb_common::sip::Call;
 use lb_common::tables::Counters;
 
 /// Values the kernel may copy in and out: no padding, and every bit pattern means something.
@@ -34,6 +35,8 @@ unsafe impl Plain for Counters {}
 unsafe impl Plain for CacheKey {}
 // SAFETY: as above: 88 bytes of integers, all named.
 unsafe impl Plain for MarkRule {}
+// SAFETY: as above: 280 bytes, all named.
+unsafe impl Plain for Call {}
 // SAFETY: an array of the same.
 unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 

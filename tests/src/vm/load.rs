@@ -17,6 +17,7 @@ pub fn all() -> Result<String> {
         .map_max_entries("overflow4", 4096)
         .map_max_entries("overflow6", 1024)
         .map_max_entries("controls", 65_536)
+        .map_max_entries("calls", 65_536)
         .load(lb_user::program::PROGRAM)
         .context("loading the object")?;
     let mut lines = String::new();

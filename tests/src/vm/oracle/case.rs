@@ -12,7 +12,7 @@
 //!
 //! `V` and `W` are virtual addresses, `S1`, `S2`, … servers, `C1`, `C2`, … clients; with a port they are written as ipvsadm
 //! wants them. Every case has addresses of its own, so that none sees another's connections. Options of packets:
-//! `ttl=N`, `tos=N`, `len=N` (of the data), `df`. ICMP errors quote the last packet that came the other way.
+//! `ttl=N`, `tos=N`, `len=N` (of the data), `text=T` (the data; `_` is a blank, `\r`, `\n`, `\t` as usual), `df`. ICMP errors quote the last packet that came the other way.
 
 use anyhow::{Context, Result, bail};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

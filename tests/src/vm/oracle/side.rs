@@ -171,7 +171,7 @@ impl Side {
                 "ttl" => packet.ttl = value.parse()?,
                 "tos" => packet.tos = value.parse()?,
                 "df" => packet.df = true,
-                "len" => {}
+                "len" | "text" => {}
                 _ => bail!("packets have no {name}"),
             }
         }
@@ -307,10 +307,21 @@ fn ends(frame: &[u8]) -> (IpAddr, u16, Mac) {
     }
 }
 
+/// A text as packets have it: `_` is a blank, `\r`, `\n` and `\t` are what they usually are.
+fn unescaped(text: &str) -> Vec<u8> {
+    let pairs = [("_", " "), ("\\r", "\r"), ("\\n", "\n"), ("\\t", "\t")];
+    pairs.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to)).into_bytes()
+}
+
 fn body(shot: &Shot, from: SocketAddr, to: SocketAddr, quoted: Option<&[u8]>) -> Result<Option<Body>> {
     let length = shot.options.iter().find_map(|option| option.strip_prefix("len="));
     let length: Option<usize> = length.map(str::parse).transpose()?;
-    let data = |default: &[u8]| length.map_or_else(|| default.to_vec(), |length| vec![0x55; length]);
+    let text = shot.options.iter().find_map(|option| option.strip_prefix("text=")).map(unescaped);
+    let data = |default: &[u8]| match (&text, length) {
+        (Some(text), _) => text.clone(),
+        (None, Some(length)) => vec![0x55; length],
+        (None, None) => default.to_vec(),
+    };
     let tcp = |flags, default: &[u8]| Some(Body::Tcp(from.port(), to.port(), flags, data(default)));
     let v4 = from.is_ipv4();
     let error = |v4_kind: (u8, u8), v6_kind: (u8, u8), word| {
