@@ -365,26 +365,23 @@ fn insert_locked<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, new: &Insertion<F>
     if let Some(hit) = search::<F, T, false>(t, new.place, wanted) {
         return Inserted::existing(hit.slot);
     }
-    let base = base::<F>(new.place.bucket);
     // The flow's last entry, run out but not swept yet, goes first: a flow is never in the table twice.
-    if bucket.way(0).tag().load() & tag::OVERFLOW != 0
-        && let Some(second) = t.overflow::<F>(new.place.bucket)
-    {
-        let slot = claim::<F, T>(t, second, base | SLOT_OVERFLOW, new, RANK_SAME);
+    if bucket.way(0).tag().load() & tag::OVERFLOW != 0 {
+        let slot = t.claim(new, true, RANK_SAME);
         if slot != NO_SLOT {
             return Inserted::made(slot);
         }
     }
-    let slot = claim::<F, T>(t, bucket, base, new, 1);
+    let slot = t.claim(new, false, 1);
     if slot != NO_SLOT {
         return Inserted::made(slot);
     }
-    let Some(second) = t.overflow_make::<F>(new.place.bucket) else {
+    if t.overflow_make::<F>(new.place.bucket).is_none() {
         return Inserted::refused(Reason::TableFull);
-    };
+    }
     let lock = bucket.way(0).tag();
     lock.store(lock.load() | tag::OVERFLOW);
-    match claim::<F, T>(t, second, base | SLOT_OVERFLOW, new, 1) {
+    match t.claim(new, true, 1) {
         NO_SLOT => Inserted::refused(Reason::TableFull),
         slot => Inserted::made(slot),
     }
@@ -426,12 +423,16 @@ struct Victim {
 }
 
 /// No entry could be had.
-const NO_SLOT: u32 = u32::MAX;
+pub const NO_SLOT: u32 = u32::MAX;
 
-/// Takes the best victim of a bucket, of rank `least` or better, and makes it the new entry. Returns its slot, or [`NO_SLOT`]. Of its own for the
-/// same reason as [`search_bucket`].
-#[inline(never)]
-fn claim<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, base: u32, new: &Insertion<F>, least: u32) -> u32 {
+/// Takes the best victim of rank `least` or better in the place's bucket, or its second one, and makes it the new entry.
+/// Returns its slot, or [`NO_SLOT`].
+#[inline(always)]
+pub fn claim<F: Ip, T: Tables>(t: &T, new: &Insertion<F>, second: bool, least: u32) -> u32 {
+    let n = new.place.bucket;
+    let (found, over) = if second { (t.overflow::<F>(n), SLOT_OVERFLOW) } else { (t.bucket::<F>(n), 0) };
+    let Some(bucket) = found else { return NO_SLOT };
+    let base = base::<F>(n) | over;
     let now = new.wanted.now;
     let mut best = Victim { rank: 0, way: 0, ctl: 0 };
     let mut i = 0;
@@ -463,7 +464,7 @@ fn claim<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, base: u32, new: &Insertion
         return NO_SLOT;
     }
     if ctl::is_live(best.ctl) {
-        bury::<T>(t, entry.tag().load(), best.ctl, life.dest.load(), slot, now);
+        t.bury(entry.tag().load(), best.ctl, life.dest.load(), slot, now);
     }
     entry.write(&new.wanted.flow, new.birth.tag | new.wanted.flow.proto.0 as u32);
     life.last.store(new.birth.last);
@@ -506,7 +507,7 @@ fn count_in<T: Tables>(t: &T, birth: &Birth) {
 
 /// Takes an entry out of its dest's counts and off its template. Called by whoever took it from live.
 #[inline(always)]
-fn bury<T: Tables>(t: &T, tag_word: u32, ctl_word: u32, dest_word: u32, slot: u32, now: u32) {
+pub fn bury<T: Tables>(t: &T, tag_word: u32, ctl_word: u32, dest_word: u32, slot: u32, now: u32) {
     if dest_word & bound::NO_DEST == 0
         && let Some(dest) = t.dest(dest_word & bound::DEST)
     {
@@ -533,7 +534,7 @@ pub fn remove<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, now: u32) -> bool {
     if !life.ctl.compare_exchange(hit.ctl, ctl::reborn(hit.ctl, ctl::FREE)) {
         return false;
     }
-    bury(t, tag_word, hit.ctl, dest, hit.slot, now);
+    t.bury(tag_word, hit.ctl, dest, hit.slot, now);
     true
 }
 

@@ -203,7 +203,7 @@ pub trait Tables {
     /// [`RouteQuery`].
     fn route_to_client<F: Ip>(&self, to: &F::Addr, from: &F::Addr, ingress: u32) -> Result<Hop, Reason>;
 
-    /// [`admit::lookup`]. This and the next four are functions of their own in the kernel program, each verified once.
+    /// [`admit::lookup`]. These are functions of their own in the kernel program, each verified once.
     fn lookup<F: Ip>(&self, work: &mut Work<F>, question: &mut Question) -> Step
     where
         Self: Sized,
@@ -230,6 +230,20 @@ pub trait Tables {
         Self: Sized,
     {
         admit::open(self, work, question, dest)
+    }
+    /// [`table::bury`].
+    fn bury(&self, tag: u32, ctl: u32, dest: u32, slot: u32, now: u32)
+    where
+        Self: Sized,
+    {
+        table::bury(self, tag, ctl, dest, slot, now);
+    }
+    /// [`table::claim`].
+    fn claim<F: Ip>(&self, new: &Insertion<F>, second: bool, least: u32) -> u32
+    where
+        Self: Sized,
+    {
+        table::claim(self, new, second, least)
     }
     /// [`table::insert`].
     fn insert<F: Ip>(&self, new: Insertion<F>) -> Inserted

@@ -298,6 +298,17 @@ impl Tables for Kernel {
         })
     }
     #[inline(always)]
+    fn bury(&self, tag: u32, ctl: u32, dest: u32, slot: u32, now: u32) {
+        lb_bury(tag, ctl, dest, slot, now);
+    }
+    #[inline(always)]
+    fn claim<F: Ip>(&self, _: &Insertion<F>, second: bool, least: u32) -> u32 {
+        match F::FAMILY {
+            Family::V4 => lb_claim4(second as u32, least) as u32,
+            Family::V6 => lb_claim6(second as u32, least) as u32,
+        }
+    }
+    #[inline(always)]
     fn insert<F: Ip>(&self, new: Insertion<F>) -> Inserted {
         let Some(scratch) = scratch() else { return Inserted(Reason::Internal as u64) };
         let place = &raw mut scratch.insertion;
@@ -437,6 +448,34 @@ extern "C" fn lb_open4(dest: u32) -> u64 {
 #[inline(never)]
 extern "C" fn lb_open6(dest: u32) -> u64 {
     scratch().map_or(INTERNAL, |s| admit::open(&Kernel::detached(), &mut s.work.v6, &s.work.question, dest).0)
+}
+
+/// [`table::claim`] for the IPv4 entry in the scratch memory.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_claim4(second: u32, least: u32) -> u64 {
+    let Some(scratch) = scratch() else { return table::NO_SLOT as u64 };
+    // SAFETY: `insert` is under way with this member.
+    let new = unsafe { &scratch.insertion.v4 };
+    table::claim(&Kernel::detached(), new, second != 0, least) as u64
+}
+
+/// [`table::claim`] for the IPv6 entry in the scratch memory.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_claim6(second: u32, least: u32) -> u64 {
+    let Some(scratch) = scratch() else { return table::NO_SLOT as u64 };
+    // SAFETY: `insert` is under way with this member.
+    let new = unsafe { &scratch.insertion.v6 };
+    table::claim(&Kernel::detached(), new, second != 0, least) as u64
+}
+
+/// [`table::bury`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_bury(tag: u32, ctl: u32, dest: u32, slot: u32, now: u32) -> u64 {
+    table::bury(&Kernel::detached(), tag, ctl, dest, slot, now);
+    0
 }
 
 /// [`table::insert`] of the IPv4 entry in the scratch memory.
