@@ -1,3 +1,22 @@
 //! The agent: keepalived's health checks over this balancer's tables.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`config`] | keepalived.conf |
+//! | [`check`] | making checks |
+//! | [`verdict`] | what follows from their results: up, down, weights, quorum, sorry server |
+//! | [`apply`] | from what the tables should hold to changes of them |
+//! | [`remember`] | what outlives the process: whose services are whose, what checks were |
+//! | [`keeper`] | all of it together, without a loop |
+//! | [`run`] | the loop: signals, clock, systemd |
+//! | [`script`], [`fifo`] | telling others |
 
+pub mod apply;
+pub mod check;
 pub mod config;
+pub mod fifo;
+pub mod keeper;
+pub mod remember;
+pub mod run;
+pub mod script;
+pub mod verdict;

@@ -97,6 +97,25 @@ mod services {
     }
 }
 
+/// Nobody's: all is numbers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoNames;
+
+impl Names for NoNames {
+    fn host(&self, _: &str) -> Option<Ipv4Addr> {
+        None
+    }
+    fn port(&self, _: &str, _: Proto) -> Option<u16> {
+        None
+    }
+    fn host_name(&self, _: &IpAddr) -> Option<String> {
+        None
+    }
+    fn port_name(&self, _: u16, _: Proto) -> Option<String> {
+        None
+    }
+}
+
 /// A few fixed names, for tests.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FixedNames;

@@ -7,15 +7,16 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use super::list::{any_name, mask_text};
-use super::names::Names;
+use super::names::{Names, NoNames};
 use super::values::sched_flag_names;
 use crate::control::model::{
-    Dest, Engine, Family, Method, Proto, Service, ServiceId, TunChecksum, TunType, TunnelConf,
+    Dest, DestConf, DestId, Family, Method, Proto, Service, ServiceId, TunChecksum, TunType, TunnelConf,
 };
+use crate::control::request::{Request, ServiceAsk};
 
 /// Prints each service and its dests, in the order given.
 pub fn write(services: &[Service], numeric: bool, names: &dyn Names, out: &mut dyn Write) -> io::Result<()> {
-    lines(services, numeric, names, &dest_options, out)
+    lines(services, numeric, names, &|dest| saved_options(&dest.conf), out)
 }
 
 /// As [`write`], with the thresholds.
@@ -25,16 +26,7 @@ pub fn write_all(
     names: &dyn Names,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    let with_thresholds = |dest: &Dest| {
-        let mut text = dest_options(dest);
-        for (option, value) in [("-x", dest.conf.upper), ("-y", dest.conf.lower)] {
-            if value != 0 {
-                let _ = write!(text, " {option} {value}");
-            }
-        }
-        text
-    };
-    lines(services, numeric, names, &with_thresholds, out)
+    lines(services, numeric, names, &|dest| conf_options(&dest.conf), out)
 }
 
 fn lines(
@@ -74,35 +66,57 @@ fn service_option(id: &ServiceId, numeric: bool, names: &dyn Names) -> String {
 
 fn service_options(service: &Service) -> String {
     let conf = &service.conf;
-    let scheduler = conf.scheduler.name();
+    ask_options(&ServiceAsk {
+        scheduler: conf.scheduler.name().to_owned(),
+        sched_flags: conf.sched_flags,
+        ops: conf.ops,
+        persistence: conf.persistence,
+        engine: conf.engine.map(|engine| engine.name().to_owned()),
+    })
+}
+
+fn ask_options(ask: &ServiceAsk) -> String {
+    let scheduler = &ask.scheduler;
     let mut text = format!(" -s {scheduler}");
-    if let Some(persistence) = conf.persistence {
+    if let Some(persistence) = ask.persistence {
         let _ = write!(text, " -p {}", persistence.timeout);
         if let Some(mask) = mask_text(persistence.netmask) {
             let _ = write!(text, " -M {mask}");
         }
     }
-    if let Some(engine) = conf.engine.map(Engine::name) {
+    if let Some(engine) = &ask.engine {
         let _ = write!(text, " --pe {engine}");
     }
-    if conf.ops {
+    if ask.ops {
         text.push_str(" -o");
     }
-    if conf.sched_flags != 0 {
-        let _ = write!(text, " -b {}", sched_flag_names(conf.sched_flags, scheduler));
+    if ask.sched_flags != 0 {
+        let _ = write!(text, " -b {}", sched_flag_names(ask.sched_flags, scheduler));
     }
     text
 }
 
-fn dest_options(dest: &Dest) -> String {
-    let method = match dest.conf.method {
+/// All that can be set of a dest.
+fn conf_options(conf: &DestConf) -> String {
+    let mut text = saved_options(conf);
+    for (option, value) in [("-x", conf.upper), ("-y", conf.lower)] {
+        if value != 0 {
+            let _ = write!(text, " {option} {value}");
+        }
+    }
+    text
+}
+
+/// What ipvsadm saves of it.
+fn saved_options(conf: &DestConf) -> String {
+    let method = match conf.method {
         Method::Nat => "-m",
         Method::Tunnel => "-i",
         Method::Local | Method::Route | Method::Bypass => "-g",
     };
-    let mut text = format!(" {method} -w {}", dest.conf.weight);
-    if dest.conf.method == Method::Tunnel {
-        text.push_str(&tunnel_options(&dest.conf.tunnel));
+    let mut text = format!(" {method} -w {}", conf.weight);
+    if conf.method == Method::Tunnel {
+        text.push_str(&tunnel_options(&conf.tunnel));
     }
     text
 }
@@ -118,6 +132,34 @@ fn tunnel_options(tunnel: &TunnelConf) -> String {
         TunType::Gue => format!(" --tun-type gue --tun-port {} {checksum}", tunnel.port.host()),
         TunType::Gre => format!(" --tun-type gre {checksum}"),
     }
+}
+
+/// A change as the command that makes it, everything in numbers.
+pub fn request_line(request: &Request) -> String {
+    let names = &NoNames;
+    let named = |id: &ServiceId| service_option(id, true, names);
+    let server = |dest: &DestId| any_name(&dest.addr, dest.port, None, true, names);
+    let line = match request {
+        Request::AddService { id, ask } => format!("-A {}{}", named(id), ask_options(ask)),
+        Request::EditService { id, ask } => format!("-E {}{}", named(id), ask_options(ask)),
+        Request::DeleteService { id } => format!("-D {}", named(id)),
+        Request::Clear => "-C".to_owned(),
+        Request::AddDest { service, dest, conf } => {
+            format!("-a {} -r {}{}", named(service), server(dest), conf_options(conf))
+        }
+        Request::EditDest { service, dest, conf } => {
+            format!("-e {} -r {}{}", named(service), server(dest), conf_options(conf))
+        }
+        Request::DeleteDest { service, dest } => format!("-d {} -r {}", named(service), server(dest)),
+        Request::Zero { service: None } => "-Z".to_owned(),
+        Request::Zero { service: Some(id) } => format!("-Z {}", named(id)),
+        Request::SetTimeouts(times) => format!("--set {} {} {}", times.tcp, times.tcp_fin, times.udp),
+        Request::StartDaemon(daemon) => {
+            format!("--start-daemon {} --mcast-interface {}", daemon.role.name(), daemon.interface)
+        }
+        Request::StopDaemon { role, .. } => format!("--stop-daemon {}", role.name()),
+    };
+    format!("ipvsadm {line}")
 }
 
 /// The words of a line: split at blanks, without quoting. A word `ipvsadm` is dropped wherever it stands, so that

@@ -11,6 +11,7 @@ use crate::agent::config::{self, Loaded};
 
 /// Say what is wrong with a keepalived.conf; the exit status is that of `keepalived -t`
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// The configuration
     #[arg(default_value = config::USUAL)]

@@ -1,8 +1,10 @@
 //! What ipvsadm has no words for: lb-user's own verbs, one file each. These are read by clap.
 
+pub mod agent;
 pub mod attach;
 pub mod check_config;
 pub mod detach;
+pub mod diff;
 pub mod man;
 pub mod mark;
 pub mod realserver;
@@ -40,7 +42,9 @@ enum Verb {
     Sysctl(sysctl::Args),
     Save(save::SaveArgs),
     Restore(save::RestoreArgs),
+    Agent(agent::Args),
     CheckConfig(check_config::Args),
+    Diff(diff::Args),
     Man(man::Args),
 }
 
@@ -93,6 +97,8 @@ pub fn main(argv: &[String]) -> ExitCode {
         Verb::Sysctl(args) => sysctl::run(&args),
         Verb::Save(args) => save::run(&args),
         Verb::Restore(args) => save::run_restore(&args),
+        Verb::Agent(args) => agent::run(&args),
+        Verb::Diff(args) => return ended(diff::run(&args)),
         Verb::CheckConfig(args) => return ended(check_config::run(&args)),
         Verb::Man(args) => man::run(&args),
     };

@@ -72,15 +72,28 @@ impl Host {
 #[derive(Debug)]
 pub struct Server {
     // The server goes before its namespace.
-    _nginx: Nginx,
+    nginx: Option<Nginx>,
     host: Host,
 }
 
 impl Server {
     /// Starts nginx; it answers its IPv4 address at `/`.
     pub fn start(host: Host, ports: &[u16], content: &Content) -> Result<Self> {
-        let nginx = Nginx::start(&host.netns, &host.address.v4.to_string(), ports, content)?;
-        Ok(Self { _nginx: nginx, host })
+        let mut server = Self { nginx: None, host };
+        server.restart(ports, content)?;
+        Ok(server)
+    }
+
+    /// Kills nginx: its ports are closed.
+    pub fn stop(&mut self) {
+        self.nginx = None;
+    }
+
+    /// Starts nginx again.
+    pub fn restart(&mut self, ports: &[u16], content: &Content) -> Result<()> {
+        self.stop();
+        self.nginx = Some(Nginx::start(&self.host.netns, &self.name(), ports, content)?);
+        Ok(())
     }
 
     /// What it answers at `/`.

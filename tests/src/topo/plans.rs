@@ -29,7 +29,7 @@ pub fn dr(plan: &Plan) -> Result<Topology> {
 /// One segment with all on it.
 pub fn dr_wiring(plan: &Plan) -> Result<Topology> {
     let segment = Switch::new("switch")?;
-    let client = client(&segment, |host| Dual::on(FRONT, plan.behind(host)))?;
+    let client = client(plan, &segment, |host| Dual::on(FRONT, plan.behind(host)))?;
     let balancer = Host::new("balancer", &segment, plan.nic, Dual::on(FRONT, plan.behind(BALANCER)))?;
     let content = Content::new()?;
     let servers = servers(plan, &segment, FRONT, &content)?;
@@ -50,7 +50,7 @@ pub fn nat_wiring(plan: &Plan) -> Result<Topology> {
     let (front, back) = (Switch::new("front")?, Switch::new("back")?);
     let (outside, inside) =
         (Dual::on(FRONT, Plan::in_front(BALANCER)), Dual::on(BACK, plan.behind(BALANCER)));
-    let client = client(&front, |host| Dual::on(FRONT, Plan::in_front(host)))?;
+    let client = client(plan, &front, |host| Dual::on(FRONT, Plan::in_front(host)))?;
     let balancer = Host::new("balancer", &front, plan.nic, outside)?;
     balancer.plug(&back, "eth1", inside)?;
     client.route(None, outside)?;
@@ -78,7 +78,7 @@ pub fn tun_wiring(plan: &Plan) -> Result<Topology> {
     let behind = Dual::on(BACK, plan.behind(ROUTER));
     router.plug(&back, "eth1", behind)?;
     router.forward()?;
-    let client = client(&front, |host| Dual::on(FRONT, Plan::in_front(host)))?;
+    let client = client(plan, &front, |host| Dual::on(FRONT, Plan::in_front(host)))?;
     let balancer = Host::new("balancer", &front, plan.nic, Dual::on(FRONT, Plan::in_front(BALANCER)))?;
     let vip = Dual::on(VIRTUAL, plan.vip);
     client.route(Some(vip), balancer.address)?;
@@ -110,9 +110,11 @@ pub fn two_nics(plan: &Plan) -> Result<Topology> {
     Ok(topology)
 }
 
-fn client(segment: &Switch, address: impl Fn(u8) -> Dual) -> Result<Host> {
-    let client = Host::new("client", segment, "eth0", address(CLIENT))?;
-    (1..Plan::CLIENTS).try_for_each(|nth| client.add("eth0", address(CLIENT + nth)))?;
+fn client(plan: &Plan, segment: &Switch, address: impl Fn(u8) -> Dual) -> Result<Host> {
+    // A lab may have the first number for its virtual address.
+    let first = if plan.vip.octets()[3] == CLIENT { CLIENT + 20 } else { CLIENT };
+    let client = Host::new("client", segment, "eth0", address(first))?;
+    (1..Plan::CLIENTS).try_for_each(|nth| client.add("eth0", address(first + nth)))?;
     Ok(client)
 }
 

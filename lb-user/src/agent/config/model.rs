@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::problem::Place;
-use crate::control::model::{DestConf, DestId, Family, Method, Port, Proto, ServiceId, family_of};
+use crate::control::model::{DestConf, DestId, Family, Method, Netmask, Port, Proto, ServiceId, family_of};
 use crate::control::request::ServiceAsk;
 
 /// A whole configuration.
@@ -394,6 +394,20 @@ pub fn named(addr: IpAddr, proto: Option<Proto>, port: Port) -> String {
 }
 
 impl VirtualServer {
+    /// How this one of its services is set: a net mask is of one family only.
+    pub fn ask_for(&self, service: &ServiceId) -> ServiceAsk {
+        let mut ask = self.ask.clone();
+        if let Some(persistence) = &mut ask.persistence {
+            let fits = match persistence.netmask {
+                Netmask::V4(_) => service.family() == Family::V4,
+                Netmask::V6(_) => service.family() == Family::V6,
+            };
+            if !fits {
+                persistence.netmask = Netmask::full(service.family());
+            }
+        }
+        ask
+    }
     /// The family of its services, where they have one.
     pub fn family(&self) -> Option<Family> {
         self.services.first().map(ServiceId::family)

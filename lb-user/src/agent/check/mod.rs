@@ -1,0 +1,75 @@
+//! Health checks.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`machine`] | results to states: retries, first verdicts |
+//! | [`watch`] | one task for each different check, however many servers it stands for |
+//! | [`net`] | sockets as a check wants them, and which errors are the server's |
+//! | [`tcp`], [`http`], [`tls`], [`ping`], [`udp`], [`dns`], [`smtp`], [`misc`], [`file`] | one kind each |
+
+pub mod dns;
+pub mod file;
+pub mod http;
+pub mod machine;
+pub mod misc;
+pub mod net;
+pub mod ping;
+pub mod smtp;
+pub mod tcp;
+pub mod tls;
+pub mod udp;
+pub mod watch;
+
+use machine::Outcome;
+
+use super::config::model::Probe;
+
+/// A check ready to be made, again and again.
+pub enum Prober {
+    /// `TCP_CHECK`
+    Tcp(tcp::Prober),
+    /// `HTTP_GET`, `SSL_GET`
+    Http(http::Prober),
+    /// `SMTP_CHECK`
+    Smtp(smtp::Prober),
+    /// `DNS_CHECK`
+    Dns(dns::Prober),
+    /// `UDP_CHECK`
+    Udp(udp::Prober),
+    /// `PING_CHECK`
+    Ping(ping::Prober),
+    /// `FILE_CHECK`
+    File(file::Prober),
+    /// `MISC_CHECK`
+    Misc(misc::Prober),
+}
+
+impl Prober {
+    /// Of this kind.
+    pub fn new(probe: &Probe) -> Self {
+        match probe.clone() {
+            Probe::Tcp(target) => Self::Tcp(tcp::Prober::new(target)),
+            Probe::Http(http) => Self::Http(http::Prober::new(http)),
+            Probe::Smtp(smtp) => Self::Smtp(smtp::Prober::new(smtp)),
+            Probe::Dns(dns) => Self::Dns(dns::Prober::new(dns)),
+            Probe::Udp(udp) => Self::Udp(udp::Prober::new(udp)),
+            Probe::Ping(target) => Self::Ping(ping::Prober::new(target)),
+            Probe::File(file) => Self::File(file::Prober::new(file)),
+            Probe::Misc(misc) => Self::Misc(misc::Prober::new(misc)),
+        }
+    }
+
+    /// One attempt. `up`: as the server is thought to be.
+    pub async fn attempt(&mut self, up: bool) -> Outcome {
+        match self {
+            Self::Tcp(prober) => prober.attempt().await,
+            Self::Http(prober) => prober.attempt(up).await,
+            Self::Smtp(prober) => prober.attempt().await,
+            Self::Dns(prober) => prober.attempt().await,
+            Self::Udp(prober) => prober.attempt().await,
+            Self::Ping(prober) => prober.attempt().await,
+            Self::File(prober) => prober.attempt().await,
+            Self::Misc(prober) => prober.attempt().await,
+        }
+    }
+}

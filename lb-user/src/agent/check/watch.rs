@@ -1,0 +1,226 @@
+//! One task for each different check. Servers that are checked in the same way share it.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, DefaultHasher, Hash as _, Hasher as _, RandomState};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{info, warn};
+
+use super::Prober;
+use super::machine::{Machine, Outcome};
+use super::net;
+use crate::agent::config::model::{CheckSpec, Probe};
+use crate::agent::verdict::{Verdict, Weight};
+
+/// What a check has found out.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Which.
+    pub spec: CheckSpec,
+    /// Its number, lest a check that has been replaced is listened to.
+    pub number: u64,
+    /// What.
+    pub verdict: Verdict,
+}
+
+/// A check being made.
+struct Watch {
+    number: u64,
+    verdict: Verdict,
+    active: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// All checks.
+pub struct Watches {
+    all: HashMap<CheckSpec, Watch>,
+    numbers: u64,
+    reports: mpsc::UnboundedSender<Report>,
+}
+
+/// What checks were, by their fingerprints: whether they passed.
+pub type Remembered = HashMap<String, bool>;
+
+impl Watches {
+    /// None yet. Reports come out at the other end.
+    pub fn new(reports: mpsc::UnboundedSender<Report>) -> Self {
+        Self { all: HashMap::new(), numbers: 0, reports }
+    }
+
+    /// From now on these, each with whether every failure is worth a line. One that differs only in its pace keeps what
+    /// it has found out; a new one starts as was remembered, or up, or down with alpha.
+    pub fn replace(&mut self, specs: HashMap<CheckSpec, bool>, remembered: &Remembered) {
+        let before: HashMap<Probe, Verdict> =
+            self.all.iter().map(|(spec, watch)| (spec.probe.clone(), watch.verdict)).collect();
+        self.all.retain(|spec, _| specs.contains_key(spec));
+        for (spec, log_all) in specs {
+            if self.all.contains_key(&spec) {
+                continue;
+            }
+            let start = before.get(&spec.probe).copied().unwrap_or_else(|| {
+                let up = remembered.get(&fingerprint(&spec.probe)).copied().unwrap_or(!spec.pace.alpha);
+                Verdict { up, weight: Weight::Configured }
+            });
+            self.numbers += 1;
+            let watch = Watch::start(&spec, start, self.numbers, log_all, self.reports.clone());
+            self.all.insert(spec, watch);
+        }
+    }
+
+    /// Is this check being made?
+    pub fn has(&self, spec: &CheckSpec) -> bool {
+        self.all.contains_key(spec)
+    }
+
+    /// As a check sees it now.
+    pub fn verdict(&self, spec: &CheckSpec) -> Verdict {
+        let unknown = Verdict { up: !spec.pace.alpha, weight: Weight::Configured };
+        self.all.get(spec).map_or(unknown, |watch| watch.verdict)
+    }
+
+    /// Takes a report in. False: it is of a check that is no more.
+    pub fn take(&mut self, report: &Report) -> bool {
+        match self.all.get_mut(&report.spec).filter(|watch| watch.number == report.number) {
+            Some(watch) => {
+                watch.verdict = report.verdict;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Lets a check go on, or pause.
+    pub fn set_active(&self, spec: &CheckSpec, active: bool) {
+        if let Some(watch) = self.all.get(spec) {
+            watch.active.send_if_modified(|now| std::mem::replace(now, active) != active);
+        }
+    }
+
+    /// What is worth remembering across a restart.
+    pub fn remember(&self) -> Remembered {
+        let said = |(spec, watch): (&CheckSpec, &Watch)| (fingerprint(&spec.probe), watch.verdict.up);
+        self.all.iter().map(said).collect()
+    }
+}
+
+/// A check by what it does, the same in every process of one version.
+pub fn fingerprint(probe: &Probe) -> String {
+    let mut hasher = DefaultHasher::new();
+    format!("{probe:?}").hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
+impl Watch {
+    fn start(
+        spec: &CheckSpec,
+        verdict: Verdict,
+        number: u64,
+        log_all: bool,
+        reports: mpsc::UnboundedSender<Report>,
+    ) -> Self {
+        let (active, mut may_go) = watch::channel(true);
+        let spec = spec.clone();
+        let task = tokio::spawn(async move {
+            let patient = matches!(spec.probe, Probe::Smtp(_));
+            let mut machine = Machine::new(&spec.pace, verdict.up, patient);
+            let (mut prober, mut said) = (Prober::new(&spec.probe), verdict);
+            let mut first = true;
+            sleep(first_delay(&spec)).await;
+            loop {
+                if may_go.wait_for(|active| *active).await.is_err() {
+                    return;
+                }
+                let started = Instant::now();
+                let outcome = prober.attempt(machine.up).await;
+                let was_up = machine.up;
+                let step = machine.feed(&outcome);
+                tell(&spec, &outcome, &machine, was_up, first, log_all);
+                let weight = match &outcome {
+                    Outcome::Pass(weight) => *weight,
+                    _ => said.weight,
+                };
+                let verdict = Verdict { up: machine.up, weight };
+                let decided = !matches!(outcome, Outcome::Local(_) | Outcome::Part);
+                first &= !decided;
+                if verdict != said {
+                    said = verdict;
+                    let report = Report { spec: spec.clone(), number, verdict };
+                    if reports.send(report).is_err() {
+                        return;
+                    }
+                }
+                sleep_until(next(&spec, started, step.wait, &outcome)).await;
+            }
+        });
+        Self { number, verdict, active, task }
+    }
+}
+
+/// A second, and a random part of the warm-up, so that checks do not march in step. Looking at a file costs nobody.
+fn first_delay(spec: &CheckSpec) -> Duration {
+    if matches!(spec.probe, Probe::File(_)) {
+        return Duration::ZERO;
+    }
+    let part = RandomState::new().hash_one(0) as u32;
+    Duration::from_secs(1) + spec.pace.warmup.mul_f64(f64::from(part) / f64::from(u32::MAX))
+}
+
+/// When the next attempt is due. Scripts start at even distances; what failed over HTTP gets the longer of two pauses.
+fn next(spec: &CheckSpec, started: Instant, wait: Duration, outcome: &Outcome) -> Instant {
+    match (&spec.probe, outcome) {
+        (Probe::Misc(_), _) => started + wait,
+        (Probe::Http(_), Outcome::Fail(_)) if wait == spec.pace.delay_loop => {
+            Instant::now() + wait.max(spec.pace.delay_before_retry)
+        }
+        _ => Instant::now() + wait,
+    }
+}
+
+/// The lines operators look for.
+fn tell(spec: &CheckSpec, outcome: &Outcome, machine: &Machine, was_up: bool, first: bool, log_all: bool) {
+    let keyword = spec.probe.keyword();
+    let name = name(&spec.probe);
+    match outcome {
+        Outcome::Pass(_) if !was_up || first => match &spec.probe {
+            Probe::Tcp(_) => info!("TCP connection to {name} success."),
+            Probe::Http(_) => info!("Remote Web server {name} succeed on service."),
+            Probe::Misc(_) => info!("Misc check for [{name}] success."),
+            Probe::Smtp(_) => info!("Remote SMTP server {name} succeed on service."),
+            _ => info!("{keyword} on service {name} success."),
+        },
+        Outcome::Fail(why) if was_up && !machine.up => match &spec.probe {
+            Probe::Misc(_) => info!("Misc check for [{name}] failed ({why})."),
+            _ if spec.pace.retry == 0 || machine.failures == 1 => {
+                info!("{keyword} on service {name} failed ({why}).");
+            }
+            _ => info!("{keyword} on service {name} failed after {} retries. ({why})", spec.pace.retry),
+        },
+        Outcome::Fail(why) if log_all => {
+            info!("{keyword} on service {name} failed, attempt {} ({why}).", machine.failures);
+        }
+        Outcome::Local(why) => warn!("{keyword} of {name} cannot be made: {why}"),
+        _ => {}
+    }
+}
+
+fn name(probe: &Probe) -> String {
+    match probe {
+        Probe::Tcp(target) => net::name(target.to, "tcp"),
+        Probe::Http(http) => net::name(http.target.to, "tcp"),
+        Probe::Smtp(smtp) => net::name(smtp.target.to, "tcp"),
+        Probe::Dns(dns) => net::name(dns.target.to, "udp"),
+        Probe::Udp(udp) => net::name(udp.target.to, "udp"),
+        Probe::Ping(target) => format!("[{}]", target.to.ip()),
+        Probe::File(file) => file.file.display().to_string(),
+        Probe::Misc(misc) => misc.script.to_string(),
+    }
+}

@@ -1,0 +1,307 @@
+//! The agent without its loop: a configuration, the state of everything in it, and the tables it is kept true in.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use super::apply::{self, Owned, Wanted};
+use super::check::watch::{Report, Watches};
+use super::config::model::{CheckSpec, Config, VirtualServer};
+use super::remember::{Memory, Saved};
+use super::verdict::{Event, State};
+use super::{fifo, script};
+use crate::cli::save::request_line;
+use crate::control::address::AddressKind;
+use crate::control::balancer::Balancer;
+use crate::control::model::{ServiceId, Timeouts};
+use crate::control::refusal::Result;
+use crate::control::request::Request;
+use crate::control::store::Store;
+
+/// Which check of which server of which virtual server.
+type Users = HashMap<CheckSpec, Vec<(usize, usize, usize)>>;
+
+/// The agent.
+pub struct Keeper<S> {
+    balancer: Balancer<S>,
+    memory: Memory,
+    config: Config,
+    states: Vec<State>,
+    users: Users,
+    /// Virtual servers whose address is elsewhere.
+    suspended: Vec<bool>,
+    watches: Watches,
+    owned: Owned,
+    unsaved: bool,
+}
+
+impl<S: Store> Keeper<S> {
+    /// With nothing to do yet. Reports of checks come out at `reports`' other end and have to be given to
+    /// [`Keeper::heard`].
+    pub fn new(store: S, memory: Memory, reports: mpsc::UnboundedSender<Report>) -> Self {
+        Self {
+            balancer: Balancer::new(store),
+            memory,
+            config: Config::default(),
+            states: Vec::new(),
+            users: Users::new(),
+            suspended: Vec::new(),
+            watches: Watches::new(reports),
+            owned: Owned::default(),
+            unsaved: false,
+        }
+    }
+
+    /// Begins with this configuration, where an agent before it may have stopped.
+    pub fn start(&mut self, config: Config) -> anyhow::Result<()> {
+        let saved = self.memory.load()?;
+        self.owned = saved.owned.clone();
+        if config.globals.flush {
+            let services = self.balancer.store().services()?;
+            self.owned = std::mem::take(&mut self.owned).with(&Owned::all(&services));
+        }
+        let init = config.globals.init_notifies;
+        self.take(config, &saved)?;
+        if init {
+            let ups = self.config.servers.iter().zip(&self.states).flat_map(|(server, state)| {
+                let up = server.servers.iter().enumerate().filter(|(at, _)| state.is_up(*at));
+                up.filter_map(|(_, rs)| rs.notify_up.clone().map(Event::Run))
+            });
+            let ups: Vec<Event> = ups.collect();
+            self.tell(ups);
+        }
+        Ok(())
+    }
+
+    /// Goes over to another configuration; what is the same in both is not touched.
+    pub fn reload(&mut self, config: Config) -> anyhow::Result<()> {
+        let saved = Saved { owned: self.owned.clone(), checks: self.watches.remember() };
+        self.take(config, &saved)
+    }
+
+    fn take(&mut self, config: Config, saved: &Saved) -> anyhow::Result<()> {
+        let old = std::mem::replace(&mut self.config, config);
+        let before: HashMap<String, State> =
+            old.servers.into_iter().map(|server| server.name).zip(std::mem::take(&mut self.states)).collect();
+        self.watch(saved);
+        let mut events = Vec::new();
+        for server in &self.config.servers {
+            let verdict =
+                |rs: usize, check: usize| self.watches.verdict(&server.servers[rs].checks[check].spec);
+            let (state, told) = State::new(server, before.get(&server.name), verdict);
+            self.states.push(state);
+            events.extend(told);
+        }
+        self.suspended = vec![false; self.config.servers.len()];
+        // Known to be ours before it is there: whoever comes after a crash must find it so.
+        let ours = Owned::of(&self.config);
+        let all = std::mem::take(&mut self.owned).with(&ours);
+        self.memory.save(&Saved { owned: all.clone(), checks: saved.checks.clone() })?;
+        let requests = self.plan(&all)?;
+        self.carry_out(&requests);
+        self.owned = ours;
+        self.tell(events);
+        self.check_marks();
+        self.follow_addresses();
+        self.save();
+        Ok(())
+    }
+
+    /// Starts and ends checks.
+    fn watch(&mut self, saved: &Saved) {
+        self.users.clear();
+        let mut specs: HashMap<CheckSpec, bool> = HashMap::new();
+        for (at, server) in self.config.servers.iter().enumerate() {
+            for (rs_at, rs) in server.servers.iter().enumerate() {
+                for (check_at, check) in rs.checks.iter().enumerate() {
+                    *specs.entry(check.spec.clone()).or_default() |= check.log_all_failures;
+                    self.users.entry(check.spec.clone()).or_default().push((at, rs_at, check_at));
+                    if !self.watches.has(&check.spec) {
+                        info!("Activating healthchecker for service {} for VS {}", rs.name, server.name);
+                    }
+                }
+            }
+        }
+        self.watches.replace(specs, &saved.checks);
+    }
+
+    /// Every change there is to make.
+    fn plan(&mut self, owned: &Owned) -> Result<Vec<Request>> {
+        let wanted = wanted(&self.config, &mut self.states, Instant::now());
+        let now = self.balancer.store().services()?;
+        let mut requests = Vec::from_iter(timeouts(&self.config, self.balancer.store().timeouts()?));
+        requests.extend(apply::plan(&wanted, owned, &now));
+        Ok(requests)
+    }
+
+    /// A refusal is one line; the others are made all the same.
+    fn carry_out(&mut self, requests: &[Request]) {
+        for request in requests {
+            tracing::debug!("{}", request_line(request));
+        }
+        match apply::carry_out(&mut self.balancer, requests) {
+            Ok(refused) => {
+                for (request, why) in refused {
+                    error!("IPVS cmd `{}` error: {why}", request_line(&request));
+                }
+            }
+            Err(why) => error!("IPVS cmd error: {why}"),
+        }
+    }
+
+    /// Checks have found something out.
+    pub fn heard(&mut self, reports: &[Report]) {
+        let (now, mut events, mut changed) = (Instant::now(), Vec::new(), BTreeSet::new());
+        for report in reports {
+            if !self.watches.take(report) {
+                continue;
+            }
+            self.unsaved = true;
+            for &(at, rs, check) in self.users.get(&report.spec).into_iter().flatten() {
+                if let Some((server, state)) = self.config.servers.get(at).zip(self.states.get_mut(at)) {
+                    events.extend(state.set(server, rs, check, report.verdict, now));
+                    changed.insert(at);
+                }
+            }
+        }
+        self.bring_up_to_date(changed, now);
+        self.tell(events);
+    }
+
+    /// What time alone changes: weights that rise, addresses that come and go. To be called every second.
+    pub fn tick(&mut self) {
+        let rising = self.states.iter().enumerate().filter(|(_, state)| state.is_rising()).map(|(at, _)| at);
+        let rising: BTreeSet<usize> = rising.collect();
+        self.bring_up_to_date(rising, Instant::now());
+        self.follow_addresses();
+        if self.unsaved {
+            self.save();
+        }
+    }
+
+    fn bring_up_to_date(&mut self, which: BTreeSet<usize>, now: Instant) {
+        let mut requests = Vec::new();
+        for at in which {
+            let Some((server, state)) = self.config.servers.get(at).zip(self.states.get_mut(at)) else {
+                continue;
+            };
+            for wanted in state.wanted(server, now) {
+                match self.balancer.store().service(&wanted.id) {
+                    Ok(found) => requests.extend(apply::service(&wanted, &self.owned, found.as_ref())),
+                    Err(why) => error!("IPVS cmd error: {why}"),
+                }
+            }
+        }
+        if !requests.is_empty() {
+            self.carry_out(&requests);
+        }
+    }
+
+    /// `ha_suspend`: checks pause where no address is this machine's.
+    fn follow_addresses(&mut self) {
+        let mut changed = false;
+        for (server, suspended) in self.config.servers.iter().zip(&mut self.suspended) {
+            let here = !server.ha_suspend || is_here(self.balancer.store(), server);
+            if *suspended == here {
+                *suspended = !here;
+                changed = true;
+                let verb = if here { "Activating" } else { "Suspending" };
+                for rs in server.servers.iter().filter(|rs| !rs.checks.is_empty()) {
+                    info!("{verb} healthchecker for service {} for VS {}", rs.name, server.name);
+                }
+            }
+        }
+        if changed {
+            for (spec, users) in &self.users {
+                let active = users.iter().any(|(at, ..)| self.suspended.get(*at) == Some(&false));
+                self.watches.set_active(spec, active);
+            }
+        }
+    }
+
+    /// A mark that nothing gives catches nothing.
+    fn check_marks(&self) {
+        let marks = self.balancer.store().marks().unwrap_or_default();
+        for server in &self.config.servers {
+            for mark in server.services.iter().map(ServiceId::mark).filter(|mark| *mark != 0) {
+                if !marks.iter().any(|rule| rule.mark == mark) {
+                    warn!(
+                        "{}: no rule gives mark {mark}: `lb-user mark add --mark {mark} …` makes one",
+                        server.name
+                    );
+                }
+            }
+        }
+    }
+
+    fn save(&mut self) {
+        let saved = Saved { owned: self.owned.clone(), checks: self.watches.remember() };
+        if let Err(error) = self.memory.save(&saved) {
+            // Tried again in a second.
+            warn!("{error:#}");
+        } else {
+            self.unsaved = false;
+        }
+    }
+
+    /// Writes down what is not yet, before the process ends.
+    pub fn rest(&mut self) {
+        if self.unsaved {
+            self.save();
+        }
+    }
+
+    /// Takes the services away, as keepalived does when it stops.
+    pub fn purge(&mut self) -> anyhow::Result<()> {
+        let now = self.balancer.store().services()?;
+        let requests = apply::plan(&[], &self.owned, &now);
+        self.carry_out(&requests);
+        for server in &self.config.servers {
+            info!("Removing Virtual Server {}", server.name);
+        }
+        let farewells =
+            self.config.servers.iter().zip(&self.states).flat_map(|(server, state)| state.farewell(server));
+        let farewells: Vec<Event> = farewells.collect();
+        self.tell(farewells);
+        self.unsaved = false;
+        self.memory.forget()
+    }
+
+    fn tell(&self, events: Vec<Event>) {
+        for event in events {
+            match event {
+                Event::Log(line) => info!("{line}"),
+                Event::Run(script) => script::start(script),
+                Event::Fifo(line) => fifo::write(&self.config.globals.fifos, &line),
+            }
+        }
+    }
+
+    /// The tables.
+    pub fn store(&self) -> &S {
+        self.balancer.store()
+    }
+    /// The tables, to change them behind the agent's back.
+    pub fn store_mut(&mut self) -> &mut S {
+        self.balancer.store_mut()
+    }
+}
+
+/// What a configuration wants of the tables.
+pub fn wanted(config: &Config, states: &mut [State], now: Instant) -> Vec<Wanted> {
+    config.servers.iter().zip(states).flat_map(|(server, state)| state.wanted(server, now)).collect()
+}
+
+/// `lvs_timeouts`, where they are not in force.
+pub fn timeouts(config: &Config, now: Timeouts) -> Option<Request> {
+    let [tcp, tcp_fin, udp] = config.globals.timeouts?;
+    let or = |wanted: u32, now: u32| if wanted == 0 { now } else { wanted };
+    let wanted = Timeouts { tcp: or(tcp, now.tcp), tcp_fin: or(tcp_fin, now.tcp_fin), udp: or(udp, now.udp) };
+    (wanted != now).then_some(Request::SetTimeouts(wanted))
+}
+
+fn is_here(store: &impl Store, server: &VirtualServer) -> bool {
+    server.addresses().any(|addr| store.address_kind(&addr).is_ok_and(|kind| kind == AddressKind::Local))
+}

@@ -1,0 +1,165 @@
+//! The agent's loop: signals, reports of checks, the clock, and systemd.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{error, info, warn};
+
+use super::check::watch::Report;
+use super::config::model::Config;
+use super::config::problem::Severity;
+use super::config::{self, Loaded};
+use super::keeper::Keeper;
+use super::remember::Memory;
+use crate::control::store::Store;
+
+/// How the agent was started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The configuration.
+    pub file: PathBuf,
+    /// What `@id` lines are compared with.
+    pub id: String,
+    /// Stopping takes the services away.
+    pub purge_on_exit: bool,
+}
+
+/// What the loop waits for.
+enum Input {
+    Report(Box<Report>),
+    Second,
+    Reload,
+    Stop,
+}
+
+/// Runs until it is told to stop. Checks, scripts, signals and the clock are at home on a thread of the runtime's; the
+/// tables are on this one, for a change of them may have to wait its turn.
+pub fn run(store: impl Store, memory: Memory, options: &Options) -> Result<()> {
+    let config = load(options).with_context(|| format!("{} cannot be used", options.file.display()))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    let _spawns_there = runtime.enter();
+    let (sender, inputs) = mpsc::unbounded_channel();
+    listen(&sender)?;
+    serve(Keeper::new(store, memory, reports_to(sender)), options, config, inputs)
+}
+
+fn serve<S: Store>(
+    mut keeper: Keeper<S>,
+    options: &Options,
+    config: Config,
+    mut inputs: mpsc::UnboundedReceiver<Input>,
+) -> Result<()> {
+    keeper.start(config)?;
+    tell_systemd(&[NotifyState::Ready]);
+    while let Some(input) = inputs.blocking_recv() {
+        let (mut reports, mut second, mut again) = (Vec::new(), false, false);
+        let mut next = Some(input);
+        // What came together is applied together.
+        while let Some(input) = next {
+            match input {
+                Input::Report(report) => reports.push(*report),
+                Input::Second => second = true,
+                Input::Reload => again = true,
+                Input::Stop => return stop(&mut keeper, options),
+            }
+            next = inputs.try_recv().ok();
+        }
+        keeper.heard(&reports);
+        if again {
+            reload(&mut keeper, options);
+        }
+        if second {
+            keeper.tick();
+            tell_systemd(&[NotifyState::Watchdog]);
+        }
+    }
+    Ok(())
+}
+
+fn stop<S: Store>(keeper: &mut Keeper<S>, options: &Options) -> Result<()> {
+    tell_systemd(&[NotifyState::Stopping]);
+    if options.purge_on_exit {
+        keeper.purge()?;
+    }
+    keeper.rest();
+    info!("Stopped");
+    Ok(())
+}
+
+/// Signals and the clock.
+fn listen(sender: &mpsc::UnboundedSender<Input>) -> Result<()> {
+    let on = |kind| signal(kind).context("listening for signals");
+    let (mut hangup, mut term) = (on(SignalKind::hangup())?, on(SignalKind::terminate())?);
+    let mut interrupt = on(SignalKind::interrupt())?;
+    let sender = sender.clone();
+    tokio::spawn(async move {
+        let mut seconds = interval(Duration::from_secs(1));
+        seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let input = tokio::select! {
+                _ = term.recv() => Input::Stop,
+                _ = interrupt.recv() => Input::Stop,
+                _ = hangup.recv() => Input::Reload,
+                _ = seconds.tick() => Input::Second,
+            };
+            if sender.send(input).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Where checks report to.
+fn reports_to(sender: mpsc::UnboundedSender<Input>) -> mpsc::UnboundedSender<Report> {
+    let (reports, mut heard) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(report) = heard.recv().await {
+            if sender.send(Input::Report(Box::new(report))).is_err() {
+                return;
+            }
+        }
+    });
+    reports
+}
+
+/// The configuration, if nothing in it is wrong enough to do without.
+fn load(options: &Options) -> Result<Config> {
+    let Loaded { config, problems } = config::load(&options.file, &options.id);
+    for problem in problems.iter() {
+        let (place, text) = (&problem.place, &problem.text);
+        match problem.severity {
+            Severity::Error => error!("{place}: {text}"),
+            Severity::Warning | Severity::Security => warn!("{place}: {text}"),
+            Severity::Note => info!("{place}: {text}"),
+        }
+    }
+    let errors = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
+    match errors {
+        0 => Ok(config),
+        errors => bail!("{errors} error(s), told above"),
+    }
+}
+
+/// A configuration that cannot be used changes nothing.
+fn reload<S: Store>(keeper: &mut Keeper<S>, options: &Options) {
+    info!("Reloading");
+    match load(options).and_then(|config| keeper.reload(config)) {
+        Ok(()) => info!("Reloaded"),
+        Err(why) => error!("{} is not taken, everything stays as it was: {why:#}", options.file.display()),
+    }
+}
+
+fn tell_systemd(what: &[NotifyState<'_>]) {
+    // Without systemd there is nobody to tell.
+    let _ = sd_notify::notify(false, what);
+}

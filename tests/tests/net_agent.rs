@@ -1,0 +1,414 @@
+//! The agent with real servers: they die and come back, the configuration changes, the agent is killed.
+
+use anyhow::{Context, Result, bail, ensure};
+use lb_tests::lab::Lab;
+use lb_tests::listing::{dest, exact};
+use lb_tests::need;
+use lb_tests::net::Netns;
+use lb_tests::peer::{Connection, Content, curl};
+use lb_tests::run::{self, die_with_us};
+use lb_tests::topo::{self, Plan, Topology};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+lb_tests::tests! {
+    the_keepalived_lab,
+    a_reload_changes_only_what_differs,
+    a_killed_agent_goes_on_where_it_stopped,
+    every_kind_of_check,
+    quorum_scripts_and_the_sorry_server,
+    what_is_not_the_agents_is_left_alone,
+}
+
+/// The lab notes' configuration, placeholders of their template and all.
+const LAB: &str = include_str!("../../lb-user/tests/keepalived/lab.conf");
+
+/// A running agent, and the files it works with.
+struct Agent<'l> {
+    lab: &'l Lab,
+    netns: &'l Netns,
+    child: Child,
+    files: TempDir,
+}
+
+impl<'l> Agent<'l> {
+    fn start(lab: &'l Lab, netns: &'l Netns, config: &str) -> Result<Self> {
+        let files = tempfile::tempdir()?;
+        fs::write(files.path().join("keepalived.conf"), config)?;
+        let child = spawn(lab, netns, &files, &[])?;
+        Ok(Self { lab, netns, child, files })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.files.path().join(name)
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+
+    /// Another configuration, and SIGHUP; back when the agent has said what came of it.
+    fn reload(&self, config: &str) -> Result<()> {
+        fs::write(self.path("keepalived.conf"), config)?;
+        let count = |log: &str| log.matches("Reloaded").count() + log.matches("is not taken").count();
+        let before = count(&self.log());
+        kill(self.pid(), Signal::SIGHUP)?;
+        run::until(Duration::from_secs(10), "the reload", || (count(&self.log()) > before).then_some(()))
+    }
+
+    fn kill(&mut self) -> Result<()> {
+        kill(self.pid(), Signal::SIGKILL)?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    fn again(&mut self) -> Result<()> {
+        self.child = spawn(self.lab, self.netns, &self.files, &[])?;
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        kill(self.pid(), Signal::SIGTERM)?;
+        let mut left = || self.child.try_wait().ok().flatten();
+        let status = run::until(Duration::from_secs(10), "the end of the agent", &mut left)?;
+        ensure!(status.success(), "the agent ended with {status}: {}", self.log());
+        Ok(())
+    }
+
+    /// Waits until the listing is this; gives how long it took.
+    fn comes_to(&mut self, listing: &str, limit: u64) -> Result<Duration> {
+        let started = Instant::now();
+        let mut last = String::new();
+        let shown = run::until(Duration::from_secs(limit), "the listing", || {
+            thread::sleep(Duration::from_millis(100));
+            last = self.lab.ok("ipvsadm -Ln").unwrap_or_else(|error| format!("{error:#}"));
+            // How many connections there are is no matter here.
+            (counts_away(&last) == counts_away(listing)).then_some(())
+        });
+        match shown {
+            Ok(()) => Ok(started.elapsed()),
+            Err(error) => bail!("{error}: should be\n{listing}but is\n{last}the agent said\n{}", self.log()),
+        }
+    }
+
+    fn says(&self, line: &str) -> Result<()> {
+        let said = || self.log().contains(line).then_some(());
+        run::until(Duration::from_secs(5), line, said).with_context(|| self.log())
+    }
+}
+
+impl Drop for Agent<'_> {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn spawn(lab: &Lab, netns: &Netns, files: &TempDir, options: &[&str]) -> Result<Child> {
+    let log = File::options().create(true).append(true).open(files.path().join("log"))?;
+    let mut command = netns.command(lab.programs().join("lb-user"));
+    command.arg("agent").arg("-f").arg(files.path().join("keepalived.conf"));
+    command.arg("--state").arg(files.path().join("state.json")).args(options);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    die_with_us(&mut command).spawn().context("starting the agent")
+}
+
+/// A listing without counts, services and their dests in the order of their names.
+fn counts_away(listing: &str) -> Vec<(String, Vec<String>)> {
+    let mut services: Vec<(String, Vec<String>)> = Vec::new();
+    for line in listing.lines().skip(3) {
+        match services.last_mut() {
+            Some((_, rows)) if line.starts_with("  -> ") => {
+                rows.push(line.split_whitespace().take(4).collect::<Vec<_>>().join(" "));
+            }
+            _ => services.push((line.trim_end().to_owned(), Vec::new())),
+        }
+    }
+    services.iter_mut().for_each(|(_, rows)| rows.sort());
+    services.sort();
+    services
+}
+
+/// Direct routing with two servers and the lab's addresses.
+fn lab_net() -> Result<Topology> {
+    let plan = Plan::new("192.168.26.200", &["192.168.26.155", "192.168.26.156"])?;
+    topo::dr(&plan)
+}
+
+fn row(last: u8, weight: u32) -> String {
+    dest(format!("192.168.26.{last}:80"), "Route", weight, 0, 0)
+}
+
+fn listed(head: &str, rows: &[String]) -> String {
+    exact(&format!("{head}\n{}", rows.concat()))
+}
+
+const HEAD: &str = "TCP  192.168.26.200:80 rr";
+
+/// 关于Linux中前端负载均衡之VIP(LVS+Keepalived)自动化部署的一些笔记: a server that dies is taken out within the time
+/// its check says, and comes back with its next one.
+fn the_keepalived_lab() -> Result<()> {
+    need::network()?;
+    let mut set = lab_net()?;
+    let lab = Lab::at(&set.balancer.netns)?;
+    lab.ok("lb-user attach eth0")?;
+    let vip = set.vip(80)[0];
+    let content = Content::new()?;
+    let mut agent = Agent::start(&lab, &set.balancer.netns, LAB)?;
+    let both = listed(HEAD, &[row(156, 3), row(155, 3)]);
+    agent.comes_to(&both, 10)?;
+    agent.says("TCP connection to [192.168.26.155]:tcp:80 success.")?;
+    agent.says("TCP connection to [192.168.26.156]:tcp:80 success.")?;
+    let mut answers = curl::answers(&set.client.netns, vip, 4)?;
+    answers.sort();
+    ensure!(answers == ["192.168.26.155", "192.168.26.155", "192.168.26.156", "192.168.26.156"]);
+
+    set.servers[0].stop();
+    // Up to delay_loop for the first failure, then three more attempts three seconds apart.
+    let took = agent.comes_to(&listed(HEAD, &[row(156, 3)]), 25)?;
+    ensure!(took > Duration::from_secs(8), "gone after {took:?}, before its attempts were over");
+    agent.says("TCP_CHECK on service [192.168.26.155]:tcp:80 failed after 3 retries.")?;
+    agent.says("Removing service [192.168.26.155]:tcp:80 from VS [192.168.26.200]:tcp:80")?;
+    ensure!(curl::answers(&set.client.netns, vip, 6)? == vec!["192.168.26.156"; 6]);
+
+    set.servers[0].restart(&[80], &content)?;
+    agent.comes_to(&listed(HEAD, &[row(155, 3), row(156, 3)]), 8)?;
+    agent.says("Adding service [192.168.26.155]:tcp:80 to VS [192.168.26.200]:tcp:80")?;
+    curl::answers(&set.client.netns, vip, 6)?;
+    // Stopped, it leaves everything as it is.
+    agent.stop()?;
+    ensure!(curl::answers(&set.client.netns, vip, 6)?.len() == 6);
+    Ok(())
+}
+
+fn a_reload_changes_only_what_differs() -> Result<()> {
+    need::network()?;
+    let set = lab_net()?;
+    let lab = Lab::at(&set.balancer.netns)?;
+    lab.ok("lb-user attach eth0")?;
+    let vip = set.vip(80)[0];
+    let mut agent = Agent::start(&lab, &set.balancer.netns, LAB)?;
+    agent.comes_to(&listed(HEAD, &[row(156, 3), row(155, 3)]), 10)?;
+    let mut open = Connection::open(&set.client.netns, vip)?;
+    let who = open.who()?;
+    let stats = || lab.ok("ipvsadm -Ln --stats");
+    let before = stats()?;
+    ensure!(before.contains(" 1 "), "{before}");
+
+    agent.reload(LAB)?;
+    ensure!(stats()? == before, "reading the same file again changed\n{before}to\n{}", stats()?);
+
+    // Another scheduler and another weight: edited in place.
+    let edited = LAB.replace("lb_algo rr", "lb_algo wrr").replacen("weight 3", "weight 5", 1);
+    fs::write(agent.path("next.conf"), &edited)?;
+    let (state, next) = (agent.path("state.json"), agent.path("next.conf"));
+    let diff = lab.ok(&format!("lb-user diff --state {} {}", state.display(), next.display()))?;
+    ensure!(
+        diff == "ipvsadm -E -t 192.168.26.200:80 -s wrr\n\
+                 ipvsadm -e -t 192.168.26.200:80 -r 192.168.26.155:80 -g -w 5\n",
+        "{diff}"
+    );
+    agent.reload(&edited)?;
+    let wrr = "TCP  192.168.26.200:80 wrr";
+    agent.comes_to(&listed(wrr, &[row(156, 3), row(155, 5)]), 5)?;
+    ensure!(open.who()? == who);
+    ensure!(!stats()?.contains("200:80                      0"), "counters start anew: {}", stats()?);
+
+    // A broken file changes nothing and says where it is broken.
+    agent.reload(&edited.replacen("real_server 192.168.26.155", "real_server 192.168.26.a", 1))?;
+    agent.says("keepalived.conf:31: '192.168.26.a' is no IP address")?;
+    agent.says("everything stays as it was")?;
+    agent.comes_to(&listed(wrr, &[row(156, 3), row(155, 5)]), 1)?;
+    ensure!(open.who()? == who);
+
+    // A server less.
+    let less = edited.split("real_server 192.168.26.156").next().context("the lab has two servers")?;
+    agent.reload(&format!("{less}}}\n"))?;
+    agent.comes_to(&listed(wrr, &[row(155, 5)]), 5)?;
+    Ok(())
+}
+
+fn a_killed_agent_goes_on_where_it_stopped() -> Result<()> {
+    need::network()?;
+    let mut set = lab_net()?;
+    let lab = Lab::at(&set.balancer.netns)?;
+    lab.ok("lb-user attach eth0")?;
+    let vip = set.vip(80)[0];
+    // Alpha: an agent that had forgotten everything would take all servers out.
+    let config = LAB.replace("retry 3", "retry 0").replace("protocol TCP", "protocol TCP\nalpha");
+    let mut agent = Agent::start(&lab, &set.balancer.netns, &config)?;
+    agent.comes_to(&listed(HEAD, &[]), 3)?;
+    agent.comes_to(&listed(HEAD, &[row(156, 3), row(155, 3)]), 8)?;
+    set.servers[0].stop();
+    let one = listed(HEAD, &[row(156, 3)]);
+    agent.comes_to(&one, 10)?;
+    let mut open = Connection::open(&set.client.netns, vip)?;
+    // What the checks found out is written down within a second.
+    thread::sleep(Duration::from_millis(1500));
+    agent.kill()?;
+    ensure!(open.who()? == "192.168.26.156");
+    agent.again()?;
+    let until = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < until {
+        agent.comes_to(&one, 0)?;
+        ensure!(open.who()? == "192.168.26.156");
+    }
+    // Two at once are one too many.
+    let said = lab.types(&format!(
+        "lb-user agent -f {} --state {}",
+        agent.path("keepalived.conf").display(),
+        agent.path("state.json").display()
+    ))?;
+    ensure!(said.status == 1 && said.stderr.starts_with("another agent runs"), "{said:?}");
+    Ok(())
+}
+
+fn every_kind_of_check() -> Result<()> {
+    need::network()?;
+    let mut set = lab_net()?;
+    let lab = Lab::at(&set.balancer.netns)?;
+    lab.ok("lb-user attach eth0")?;
+    let content = Content::new()?;
+    let files = tempfile::tempdir()?;
+    let (switch, drain) = (files.path().join("switch"), files.path().join("drain"));
+    let config = format!(
+        "track_file drain {{\n file {}\n weight 1\n}}
+virtual_server 192.168.26.200 80 {{
+  delay_loop 1
+  lb_algo rr
+  lb_kind DR
+  protocol TCP
+  retry 1
+  delay_before_retry 0.2
+  connect_timeout 2
+  warmup 0
+  real_server 192.168.26.155 80 {{
+    weight 10
+    inhibit_on_failure
+    HTTP_GET {{
+      url {{ path /
+        regex \"^192.168\" }}
+    }}
+    PING_CHECK {{ }}
+    FILE_CHECK {{ track_file drain }}
+  }}
+  real_server 192.168.26.156 80 {{
+    weight 10
+    MISC_CHECK {{ misc_path \"/bin/sh -c 'exit $(cat {} || echo 0)'\"
+      misc_dynamic }}
+  }}
+}}\n",
+        drain.display(),
+        switch.display()
+    );
+    let mut agent = Agent::start(&lab, &set.balancer.netns, &config)?;
+    let now = |first: u32, second: &[u32]| {
+        let second = second.iter().map(|weight| row(156, *weight));
+        listed(HEAD, &second.chain([row(155, first)]).collect::<Vec<_>>())
+    };
+    agent.comes_to(&now(10, &[10]), 5)?;
+    agent.says("Remote Web server [192.168.26.155]:tcp:80 succeed on service.")?;
+    agent.says("PING_CHECK on service [192.168.26.155] success.")?;
+    fs::write(&switch, "32")?;
+    agent.comes_to(&now(10, &[30]), 5)?;
+    fs::write(&drain, "-8")?;
+    agent.comes_to(&now(2, &[30]), 5)?;
+    agent.says("Changing weight from 10 to 2 for active service [192.168.26.155]:tcp:80")?;
+    fs::write(&drain, "0")?;
+    fs::write(&switch, "1")?;
+    agent.comes_to(&now(10, &[]), 5)?;
+    set.servers[0].stop();
+    agent.comes_to(&now(0, &[]), 10)?;
+    agent.says("Disabling service [192.168.26.155]:tcp:80 of VS [192.168.26.200]:tcp:80")?;
+    set.servers[0].restart(&[80], &content)?;
+    agent.comes_to(&now(10, &[]), 10)?;
+    Ok(())
+}
+
+fn quorum_scripts_and_the_sorry_server() -> Result<()> {
+    need::network()?;
+    let plan = Plan::new("192.168.26.200", &["192.168.26.155", "192.168.26.156", "192.168.26.157"])?;
+    let mut set = topo::dr(&plan)?;
+    let lab = Lab::at(&set.balancer.netns)?;
+    lab.ok("lb-user attach eth0")?;
+    let content = Content::new()?;
+    let diary = tempfile::tempdir()?;
+    let note =
+        |what: &str| format!("\"/bin/sh -c 'echo {what} >> {}'\"", diary.path().join("diary").display());
+    let server = |last: u8| {
+        format!(
+            "real_server 192.168.26.{last} 80 {{\n notify_up {}\n notify_down {}\n TCP_CHECK {{ }}\n }}\n",
+            note(&format!("{last} up")),
+            note(&format!("{last} down"))
+        )
+    };
+    let config = format!(
+        "virtual_server 192.168.26.200 80 {{
+  delay_loop 1
+  lb_algo rr
+  lb_kind DR
+  protocol TCP
+  retry 1
+  warmup 0
+  quorum 2
+  quorum_up {}
+  quorum_down {}
+  sorry_server 192.168.26.157 80
+  {}{}}}\n",
+        note("quorum up"),
+        note("quorum down"),
+        server(155),
+        server(156)
+    );
+    let mut agent = Agent::start(&lab, &set.balancer.netns, &config)?;
+    agent.comes_to(&listed(HEAD, &[row(156, 1), row(155, 1)]), 5)?;
+    agent.says("Gained quorum 2+0=2 <= 2 for VS [192.168.26.200]:tcp:80")?;
+    agent.says("TCP connection to [192.168.26.155]:tcp:80 success.")?;
+    set.servers[0].stop();
+    agent.comes_to(&listed(HEAD, &[row(157, 1)]), 10)?;
+    ensure!(curl::answers(&set.client.netns, set.vip(80)[0], 4)? == vec!["192.168.26.157"; 4]);
+    set.servers[0].restart(&[80], &content)?;
+    agent.comes_to(&listed(HEAD, &[row(156, 1), row(155, 1)]), 10)?;
+    let written = || fs::read_to_string(diary.path().join("diary")).unwrap_or_default();
+    let all = || (written().lines().count() >= 5).then_some(());
+    run::until(Duration::from_secs(5), "the scripts", all)?;
+    let mut lines: Vec<String> = written().lines().map(str::to_owned).collect();
+    lines.sort();
+    ensure!(lines == ["155 down", "155 up", "quorum down", "quorum up", "quorum up"], "{lines:?}");
+    Ok(())
+}
+
+fn what_is_not_the_agents_is_left_alone() -> Result<()> {
+    need::network()?;
+    let set = lab_net()?;
+    let lab = Lab::at(&set.balancer.netns)?;
+    lab.quiet(
+        "ipvsadm -A -t 192.168.26.201:80 -s rr
+         ipvsadm -a -t 192.168.26.201:80 -r 192.168.26.155:80 -g
+         ipvsadm -A -t 192.168.26.200:80 -s rr
+         ipvsadm -a -t 192.168.26.200:80 -r 192.168.26.199:80 -g -w 7",
+    )?;
+    let by_hand = format!("TCP  192.168.26.201:80 rr\n{}", row(155, 1));
+    let mut agent = Agent::start(&lab, &set.balancer.netns, LAB)?;
+    let with = |rows: &[String]| exact(&format!("{by_hand}{HEAD}\n{}", rows.concat()));
+    agent.comes_to(&with(&[row(156, 3), row(155, 3), row(199, 7)]), 10)?;
+    agent.stop()?;
+    agent.child = spawn(&lab, &set.balancer.netns, &agent.files, &["--purge-on-exit"])?;
+    run::until(Duration::from_secs(5), "the agent", || {
+        (agent.log().matches("Activating").count() >= 4).then_some(())
+    })?;
+    thread::sleep(Duration::from_millis(500));
+    agent.stop()?;
+    agent.comes_to(&with(&[row(199, 7)]), 5)?;
+    Ok(())
+}
