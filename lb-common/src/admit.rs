@@ -6,7 +6,6 @@ use core::ops::ControlFlow;
 use crate::addr::{Addr, Port, Proto};
 use crate::conn::{bound, ctl, packets};
 use crate::dest::{Dest, Method};
-use crate::forward::icmp;
 use crate::ip::{Address, Ip};
 use crate::mark;
 use crate::parse::Seen;
@@ -36,6 +35,8 @@ pub struct Question {
     pub mark: u32,
     /// The port of the key the service was found by: 0 for one that takes all ports.
     pub port: Port,
+    /// 1 if a service on port 21 takes a packet to another port.
+    pub ftp_data: u16,
 }
 
 impl Question {
@@ -48,6 +49,11 @@ impl Question {
     #[inline(always)]
     pub const fn by_call(&self) -> bool {
         self.persistent() && self.service.engine == SIP
+    }
+    /// Without a dest, what becomes of a packet that a service on port 21 takes besides those to port 21: it passes.
+    #[inline(always)]
+    pub fn left(&self) -> Option<Reason> {
+        (self.ftp_data != 0).then_some(Reason::NoConnection)
     }
     /// Is each packet scheduled by itself? (`-o`, UDP only.)
     #[inline(always)]
@@ -74,6 +80,7 @@ pub fn lookup<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, question: &mut Questi
         return Reason::Limited.into();
     }
     question.port = port;
+    question.ftp_data = (port == Port::new(21) && port != seen.dport) as u16;
     question.destination = seen.dst.wide();
     question.ask = Ask {
         source: u32::from_be(seen.src.mixed()),
@@ -160,7 +167,7 @@ fn service<F: Ip, T: Tables>(t: &T, seen: &Seen<F>, question: &mut Question) -> 
     Some(key.port)
 }
 
-/// Asks the scheduler. Where no dest is available the client is told, as IPVS tells it.
+/// Asks the scheduler.
 #[inline(always)]
 pub fn pick<T: Tables>(t: &T, question: &Question) -> Step {
     let service = &question.service;
@@ -170,7 +177,7 @@ pub fn pick<T: Tables>(t: &T, question: &Question) -> Step {
         &question.ask,
     ) {
         Some(dest) => Step::open(dest),
-        None => Step::answer(icmp::Error::PORT_UNREACHABLE),
+        None => Step::leave(),
     }
 }
 
@@ -215,6 +222,22 @@ fn without_entry<F: Ip, T: Tables>(t: &T, work: &Work<F>, question: &Question, n
         return Reason::TableFull.into();
     }
     stray(t, work, number, false)
+}
+
+/// Makes the entry of a connection that bypasses the dests; its slot. IPVS calls it NOOUTPUT only where there is a dest.
+#[inline(always)]
+pub fn bypass<F: Ip, T: Tables>(t: &T, work: &Work<F>) -> Inserted {
+    let seen = &work.seen;
+    let secure = t.settings().secure_tcp.load() != 0;
+    let state = state::first(seen.proto, secure, state::Direction::Input, seen.event);
+    let birth = Birth {
+        dest: bound::NO_DEST | (Method::Bypass as u32) << bound::METHOD_SHIFT,
+        tag: 0,
+        ctl: state as u32,
+        last: seen.now,
+        packets: packets::NONE,
+    };
+    t.insert(Insertion::<F> { wanted: work.wanted, birth, place: work.place, control: Control::NONE })
 }
 
 /// Makes the entry of a connection. `keep_port`: the dest is addressed on the packet's own port. `control`: the template

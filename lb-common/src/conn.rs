@@ -93,7 +93,7 @@ pub mod tag {
 
 /// The part of an entry that changes with packets.
 #[repr(C)]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Life {
     /// [`ctl`] bits; changed only by compare-and-exchange.
     pub ctl: Cell32,
@@ -375,6 +375,6 @@ pub fn half_open(proto: Proto, state: u8) -> bool {
         Proto::TCP => matches!(state, 0 | 2 | 3 | 10),
         // NONE, INIT1, INIT.
         Proto::SCTP => state <= 2,
-        _ => state == crate::state::udp::FIRST,
+        _ => state != crate::state::udp::CONFIRMED,
     }
 }

@@ -1,6 +1,6 @@
 //! Dests: the real servers, one slot each in the `dests` map.
 
-use crate::addr::{Addr, Port};
+use crate::addr::{Addr, Port, Proto};
 use crate::cell::{Cell32, Cell64};
 
 /// How packets reach a dest. IPVS's numbers.
@@ -213,7 +213,7 @@ pub struct Dest {
     pub idle_since: Cell32,
     /// The control side's own notes (order of creation).
     pub serial: Cell32,
-    /// The service's protocol (first byte) and virtual port (upper half, wire order), for listing after deletion.
+    /// The service's protocol (first byte), 1 for one by mark (second byte), and virtual port (upper half, wire order).
     pub virtual_port: Cell32,
     /// Zero.
     pub spare: [Cell32; 13],
@@ -252,6 +252,12 @@ impl Dest {
     pub fn tunnel(&self) -> (u8, u8, Port) {
         let b = self.tunnel.load().to_ne_bytes();
         (b[0], b[1], Port::from_wire(u16::from_ne_bytes([b[2], b[3]])))
+    }
+    /// Does its service take packets of this protocol? A mark takes all.
+    #[inline(always)]
+    pub fn serves(&self, proto: Proto) -> bool {
+        let b = self.virtual_port.load().to_ne_bytes();
+        b[0] == proto.0 || b[1] != 0
     }
     /// Is it in its service's list?
     #[inline(always)]

@@ -16,6 +16,7 @@
 //! | [`sched`] | which dest gets a new connection, one file per scheduler |
 //! | [`state`] | (state, direction, event) → state, and timeouts |
 //! | [`service`], [`dest`], [`settings`] | map values the control side writes |
+//! | [`defence`] | what happens when room for connections runs low |
 //! | [`account`] | a dest's connection counts |
 //! | [`tables`] | the trait over maps, clock, routes |
 //! | [`reason`] | every outcome by name |
@@ -40,6 +41,7 @@ pub mod cell;
 pub mod checksum;
 pub mod conn;
 pub mod crc32c;
+pub mod defence;
 pub mod dest;
 pub mod flow;
 pub mod forward;

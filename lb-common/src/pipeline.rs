@@ -36,6 +36,8 @@ pub struct Work<F: Ip> {
     pub seen: Seen<F>,
     /// The packet an ICMP error quotes.
     pub quote: Seen<F>,
+    /// The ICMP error, while `seen` is the request it is about, which it may start a connection for.
+    pub error: Seen<F>,
     /// What is looked up.
     pub wanted: Wanted<F>,
     /// Where it is, or will be.
@@ -79,7 +81,10 @@ impl Step {
     pub(crate) const PICK: u64 = Self::OPEN | 4 << 59;
     pub(crate) const OPEN_TO: u64 = Self::OPEN | 5 << 59;
     pub(crate) const STRAY: u64 = Self::OPEN | 6 << 59;
-    const CALL: u64 = Self::OPEN | 7 << 59;
+    pub(crate) const CALL: u64 = Self::OPEN | 7 << 59;
+    pub(crate) const LEAVE: u64 = Self::OPEN | 8 << 59;
+    pub(crate) const BYPASS: u64 = Self::OPEN | 9 << 59;
+    pub(crate) const UNEXPECTED: u64 = Self::OPEN | 10 << 59;
 
     /// An ICMP packet, perhaps about a connection.
     #[inline(always)]
@@ -120,6 +125,21 @@ impl Step {
     #[inline(always)]
     pub const fn opened(self) -> Option<u32> {
         if self.is(Self::OPEN_TO) { Some(self.word()) } else { None }
+    }
+    /// There is no dest.
+    #[inline(always)]
+    pub const fn leave() -> Self {
+        Self(Self::LEAVE)
+    }
+    /// The packet goes to its own destination.
+    #[inline(always)]
+    pub const fn bypass() -> Self {
+        Self(Self::BYPASS)
+    }
+    /// A server's packet of no connection.
+    #[inline(always)]
+    pub const fn unexpected() -> Self {
+        Self(Self::UNEXPECTED)
     }
     /// The sender is to be told.
     #[inline(always)]
@@ -254,7 +274,10 @@ fn sides<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>, l3: 
     if from_us && let Some(hit) = find_reply(t, work) {
         return reply(p, t, &work.seen, &hit);
     }
-    if to_us { request(p, t, work) } else { Err(Reason::ReplyUnknown) }
+    if to_us {
+        return request(p, t, work);
+    }
+    if t.settings().nat_icmp_send.load() != 0 { Ok(Step::unexpected()) } else { Err(Reason::ReplyUnknown) }
 }
 
 /// A first fragment leaves its ports for the later ones; a later one takes them. False: the first was not seen.
@@ -285,6 +308,9 @@ fn request<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>) ->
     match table::search::<F, T, false>(t, work.place, &work.wanted) {
         Some(hit) if !reusable(t, &hit, seen) => {
             let dest = follow(t, seen, &hit)?;
+            if hit.dest & bound::NO_DEST != 0 {
+                return Ok(Step::bypass());
+            }
             forward::request(p, t, seen, &hit, dest)
         }
         _ => Ok(Step::admit()),
@@ -295,7 +321,8 @@ fn request<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>) ->
 #[inline(always)]
 fn follow<'a, F: Ip, T: Tables>(t: &'a T, seen: &Seen<F>, hit: &Hit<'_, F>) -> Result<&'a Dest, Reason> {
     let dest = t.dest(hit.dest()).ok_or(Reason::Internal)?;
-    if !dest.available() {
+    // A connection that bypasses the dests has none.
+    if !dest.available() && hit.dest & bound::NO_DEST == 0 {
         return Err(Reason::DestGone);
     }
     let no_output = hit.ctl & ctl::NO_OUTPUT;
@@ -351,6 +378,7 @@ fn start_afresh<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, proto: Proto, now: u3
     let settings = t.settings();
     let mode = settings.conn_reuse_mode.load();
     let weightless = settings.expire_nodest_conn.load() != 0
+        && hit.dest & bound::NO_DEST == 0
         && t.dest(hit.dest()).is_some_and(|d| d.weight.load() == 0 || !d.available());
     let finished = match (proto, hit.state()) {
         (Proto::TCP, TIME_WAIT | CLOSE) | (Proto::SCTP, CLOSED) => mode != 0,
@@ -380,7 +408,9 @@ fn reply<F: Ip, P: Packet, T: Tables>(
     seen: &Seen<F>,
     hit: &Hit<'_, F>,
 ) -> Result<Step, Reason> {
-    t.count(hit.dest(), Direction::Out, seen.len);
+    if hit.dest & bound::NO_DEST == 0 {
+        t.count(hit.dest(), Direction::Out, seen.len);
+    }
     step(t, seen, hit, state::Direction::Output, 0);
     if bound::method(hit.dest) != Method::Nat as u32 {
         return Err(Reason::ReplyDirect);

@@ -109,6 +109,7 @@ reasons! {
     Forwarded = Transmit, "forwarded", "sent to a server";
     Replied = Transmit, "replied", "server's answer translated and sent to the client";
     IcmpSent = Transmit, "icmp-sent", "answered with an ICMP error";
+    Bypassed = Transmit, "bypassed", "sent to its own destination, for want of a server (cache_bypass)";
     NotIp = Pass, "not-ip", "neither IPv4 nor IPv6";
     NotOurs = Pass, "not-ours", "for no address the balancer knows";
     NotUnicast = Pass, "not-unicast", "link-layer broadcast or multicast";

@@ -6,9 +6,10 @@
 //! no error: echo to a VIP is the stack's to answer.
 
 use crate::addr::{Port, Proto};
+use crate::admit::Question;
 use crate::checksum;
 use crate::conn::{Entry, bound};
-use crate::dest::{Dest, Method};
+use crate::dest::Method;
 use crate::flow::Flow;
 use crate::forward::{link, nat, to_dest, tunnel};
 use crate::ip::{Address, Ip, filter_bit};
@@ -16,6 +17,7 @@ use crate::packet::Packet;
 use crate::parse::{self, Fragment, Seen};
 use crate::pipeline::{Step, Work};
 use crate::reason::{Reason, Verdict};
+use crate::state::Event;
 use crate::table::{self, Hit, Wanted};
 use crate::tables::{Direction, Tables};
 use crate::wire::Ports;
@@ -59,7 +61,7 @@ fn follow<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>) -> 
     if t.known(filter_bit(F::FAMILY, src.mixed()))
         && let Some(hit) = find::<F, T, false>(t, work, dst, dport, src, sport)
     {
-        return to_server(p, t, work, &hit);
+        return to_server(p, t, work, hit.dest);
     }
     if t.known(filter_bit(F::FAMILY, dst.mixed()))
         && let Some(hit) = find::<F, T, true>(t, work, src, sport, dst, dport)
@@ -67,7 +69,68 @@ fn follow<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>) -> 
     {
         return to_client(p, t, work, &hit);
     }
+    if t.settings().schedule_icmp.load() != 0 && t.known(filter_bit(F::FAMILY, src.mixed())) {
+        imagine(t, work);
+        return Ok(Step::admit());
+    }
     Err(Reason::OtherProtocol)
+}
+
+/// Puts the request that the quoted packet would be the answer to in the error's place: it may start a connection.
+#[inline(never)]
+fn imagine<F: Ip, T: Tables>(t: &T, work: &mut Work<F>) {
+    work.error = work.seen;
+    let (quote, seen) = (&work.quote, &mut work.seen);
+    (seen.src, seen.sport) = (quote.dst, quote.dport);
+    (seen.dst, seen.dport) = (quote.src, quote.sport);
+    seen.proto = quote.proto;
+    seen.event = Event::QUOTED;
+    seen.opens = true;
+    work.place = table::place::<F, T>(t, &seen.src, seen.sport, seen.proto);
+    work.wanted = Wanted { flow: seen.flow(), tag: seen.proto.0 as u32, now: seen.now };
+}
+
+/// sysctl schedule_icmp: the error starts the connection it is about, as far as rules and scheduler allow it. Leads to
+/// [`forward_new`].
+#[inline(always)]
+pub fn schedule<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, question: &mut Question) -> Step {
+    let mut step = t.lookup(work, question);
+    if step.is(Step::CALL) {
+        return Reason::NoCallId.into();
+    }
+    if step.is(Step::PICK) {
+        // Schedulers that go by the destination go by the quoted packet's here: IPVS turns only the source around.
+        question.ask.destination = question.ask.source;
+        question.destination = work.seen.src.wide();
+        step = t.pick(question);
+    }
+    if step.is(Step::OPEN_TO) {
+        step = t.open(work, question, step.word());
+    }
+    // An error is not answered by another.
+    if step.is(Step::LEAVE) { question.left().unwrap_or(Reason::NoDest).into() } else { step }
+}
+
+/// The error that has started a connection goes the same way as every packet of it. `word` as in
+/// [`crate::forward::request`].
+#[inline(never)]
+pub fn forward_new<F: Ip, P: Packet, T: Tables>(
+    p: &mut P,
+    t: &T,
+    work: &mut Work<F>,
+    word: u32,
+    stray: bool,
+) -> Step {
+    work.seen = work.error;
+    let bound = if stray {
+        word
+    } else {
+        match table::hit_at::<F, T>(t, word) {
+            Some(hit) => hit.dest,
+            None => return Reason::BucketBusy.into(),
+        }
+    };
+    to_server(p, t, work, bound).into()
 }
 
 /// Takes the quoted packet apart: its header and the first four bytes after it. Its length is not all there.
@@ -119,18 +182,23 @@ fn to_server<F: Ip, P: Packet, T: Tables>(
     p: &mut P,
     t: &T,
     work: &Work<F>,
-    hit: &Hit<'_, F>,
+    bound: u32,
 ) -> Result<Step, Reason> {
     let seen = &work.seen;
-    let dest = t.dest(hit.dest()).ok_or(Reason::Internal)?;
-    let method = bound::method(hit.dest);
+    // A connection that bypasses the dests: to the quoted packet's sender, which is where the error goes anyway.
+    if bound & bound::NO_DEST != 0 {
+        return Ok(Step::bypass());
+    }
+    let number = bound & bound::DEST;
+    let dest = t.dest(number).ok_or(Reason::Internal)?;
+    let method = bound::method(bound);
     let (tunnelled, translated) = (method == Method::Tunnel as u32, method == Method::Nat as u32);
     if translated && !intact(p, seen) {
         return Err(Reason::BadChecksum);
     }
     // Unlike data, it still reaches a deleted dest.
     if dest.available() {
-        t.count(hit.dest(), Direction::In, seen.len);
+        t.count(number, Direction::In, seen.len);
     }
     let hop = to_dest(t, dest, tunnelled, seen.now)?;
     decrement::<F, P>(p, seen)?;
@@ -143,16 +211,11 @@ fn to_server<F: Ip, P: Packet, T: Tables>(
     }
     if translated {
         let server = F::Addr::narrow(&dest.address());
-        let port = server_port(hit, dest);
+        let port = if bound & bound::KEEP_PORT != 0 { work.quote.sport } else { dest.port() };
         rewrite(p, work, &server, port, Side::Request)?;
     }
     link::send(p, seen.l3, F::ETHERTYPE, &hop)?;
     Ok(Verdict::sent(Reason::Forwarded, hop.ifindex, p.ingress()).into())
-}
-
-#[inline(always)]
-fn server_port<F: Ip>(hit: &Hit<'_, F>, dest: &Dest) -> Port {
-    if hit.dest & bound::KEEP_PORT != 0 { hit.entry.vport() } else { dest.port() }
 }
 
 /// From the server's side under NAT: counted as output, sent in the virtual address's name.

@@ -3,6 +3,7 @@
 
 use crate::addr::{Family, Proto};
 use crate::cell::Cell32;
+use crate::state::{QUOTED_TIMEOUT, udp};
 
 /// Protocol rows of the timeout table.
 const ROWS: usize = 3;
@@ -39,9 +40,9 @@ pub struct Settings {
     pub sloppy_tcp: Cell32,
     /// sysctl sloppy_sctp.
     pub sloppy_sctp: Cell32,
-    /// sysctl secure_tcp: 0 or 3 here.
+    /// Are the tables of the secure_tcp defence in force?
     pub secure_tcp: Cell32,
-    /// sysctl drop_packet: the rate while it drops, else 0.
+    /// The drop_packet defence's rate while it drops, else 0.
     pub drop_rate: Cell32,
     /// sysctl pmtu_disc.
     pub pmtu_disc: Cell32,
@@ -61,8 +62,24 @@ pub struct Settings {
     pub lblc_expiration: Cell32,
     /// sysctl lblcr_expiration, in seconds.
     pub lblcr_expiration: Cell32,
-    /// The control side's.
-    pub spare: [Cell32; 50],
+    /// Dest slots from this number on have never been used.
+    pub dests_end: Cell32,
+    /// sysctl drop_entry: 0 to 3, as it stands; the automatic modes turn 1 to 2 and back.
+    pub drop_entry: Cell32,
+    /// sysctl drop_packet, likewise.
+    pub drop_packet: Cell32,
+    /// sysctl secure_tcp, likewise.
+    pub secure_tcp_mode: Cell32,
+    /// sysctl amemthresh, in pages.
+    pub amemthresh: Cell32,
+    /// sysctl am_droprate.
+    pub am_droprate: Cell32,
+    /// Are entries dropped at random at the moment?
+    pub dropping: Cell32,
+    /// Zero.
+    pub reserved: [Cell32; 3],
+    /// The control side's own.
+    pub spare: [Cell32; 40],
 }
 
 const _: () = assert!(core::mem::size_of::<Settings>() == 512);
@@ -102,7 +119,15 @@ impl Settings {
             drop_counter: Cell32::new(0),
             lblc_expiration: Cell32::new(0),
             lblcr_expiration: Cell32::new(0),
-            spare: [const { Cell32::new(0) }; 50],
+            dests_end: Cell32::new(0),
+            drop_entry: Cell32::new(0),
+            drop_packet: Cell32::new(0),
+            secure_tcp_mode: Cell32::new(0),
+            amemthresh: Cell32::new(0),
+            am_droprate: Cell32::new(0),
+            dropping: Cell32::new(0),
+            reserved: [const { Cell32::new(0) }; 3],
+            spare: [const { Cell32::new(0) }; 40],
         }
     }
 }
@@ -154,6 +179,12 @@ impl Settings {
                 self.set_timeout(proto, state, crate::state::default_timeout(proto, state as u8));
             }
         }
+        // State 0 is that of connections an ICMP error began: every packet of their own leads out of it.
+        for (proto, state) in [(Proto::TCP, 0), (Proto::UDP, u32::from(udp::QUOTED)), (Proto::SCTP, 0)] {
+            self.set_timeout(proto, state, QUOTED_TIMEOUT);
+        }
+        self.amemthresh.store(1024);
+        self.am_droprate.store(10);
         self.given[0].store(900);
         self.given[1].store(120);
         self.given[2].store(300);

@@ -1,34 +1,159 @@
-//! What few packets need, apart from the pass that all go through: ICMP errors, and the answers the balancer gives itself.
-//! In the kernel it is a program of its own, reached by a tail call: with its own stack, and its own share of what the
-//! verifier is ready to look at.
+//! What few packets need, apart from the pass that all go through: ICMP errors, what becomes of a packet for which there is
+//! no dest, and the answers the balancer gives itself. In the kernel it is a program of its own, reached by a tail call:
+//! with its own stack, and its own share of what the verifier is ready to look at.
 
-use crate::addr::Family;
-use crate::forward::icmp;
-use crate::ip::{Ip, V4, V6};
+use core::ops::ControlFlow;
+
+use crate::addr::{Addr, Family, Port, Proto};
+use crate::admit::{self, Question};
+use crate::dest::{Method, SharedHop};
+use crate::forward::{self, icmp};
+use crate::ip::{Address, Ip, V4, V6};
 use crate::packet::Packet;
 use crate::pipeline::{Step, Work, Workspace};
-use crate::reason::Verdict;
+use crate::reason::{Reason, Verdict};
 use crate::related;
-use crate::tables::Tables;
+use crate::state;
+use crate::tables::{LOOPBACK, RouteQuery, Tables};
+use crate::wire::tcp_flags;
 
 /// Does what [`crate::pipeline::process`] left to do.
 #[inline(always)]
 pub fn process<P: Packet, T: Tables>(p: &mut P, t: &T, space: &mut Workspace) -> Verdict {
     if space.family == Family::V4 as u32 {
-        finish::<V4, P, T>(p, t, &mut space.v4, space.rest)
+        finish::<V4, P, T>(p, t, &mut space.v4, &mut space.question, space.rest)
     } else {
-        finish::<V6, P, T>(p, t, &mut space.v6, space.rest)
+        finish::<V6, P, T>(p, t, &mut space.v6, &mut space.question, space.rest)
     }
 }
 
 #[inline(always)]
-fn finish<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>, rest: Step) -> Verdict {
+fn finish<F: Ip, P: Packet, T: Tables>(
+    p: &mut P,
+    t: &T,
+    work: &mut Work<F>,
+    question: &mut Question,
+    rest: Step,
+) -> Verdict {
     let mut step = rest;
     if step.is(Step::RELATED) {
         step = related::forward(p, t, work);
     }
+    if step.is(Step::ADMIT) {
+        step = related::schedule(t, work, question);
+        if step.is(Step::REQUEST) || step.is(Step::STRAY) {
+            step = related::forward_new(p, t, work, step.word(), step.is(Step::STRAY));
+        }
+    }
+    if step.is(Step::UNEXPECTED) {
+        return unexpected(p, t, work);
+    }
+    if step.is(Step::LEAVE) {
+        step = leave(t, work, question);
+    }
+    if step.is(Step::BYPASS) {
+        step = forward::bypass(p, t, &work.seen);
+    }
     if step.is(Step::ANSWER) {
-        return icmp::answer(p, t, &work.seen, icmp::Error::from_word(step.word()));
+        let error = icmp::Error::from_word(step.word());
+        return icmp::answer(p, t, &work.seen, &work.seen.dst, error);
     }
     Verdict::from_word(step.0)
+}
+
+/// There is no dest. The client is told, unless sysctl cache_bypass lets the packet go on to where it was sent.
+#[inline(never)]
+fn leave<F: Ip, T: Tables>(t: &T, work: &Work<F>, question: &Question) -> Step {
+    if t.settings().cache_bypass.load() != 0
+        && question.mark != 0
+        // No route, or one to this machine itself, which would be a loop.
+        && t.route_to_client::<F>(&work.seen.dst, &F::Addr::default(), LOOPBACK)
+            .map_or_else(|why| why as u32 == Reason::NoNeighbour as u32, |_| true)
+    {
+        return bypass(t, work, question);
+    }
+    match question.left() {
+        Some(reason) => reason.into(),
+        None => Step::answer(icmp::Error::PORT_UNREACHABLE),
+    }
+}
+
+/// A connection without a dest. (Under `-o` each packet is one, and leaves no entry.)
+#[inline(always)]
+fn bypass<F: Ip, T: Tables>(t: &T, work: &Work<F>, question: &Question) -> Step {
+    if question.one_packet(work.seen.proto) {
+        return Step::bypass();
+    }
+    match admit::bypass(t, work).slot() {
+        Ok(_) => Step::bypass(),
+        Err(reason) => Step(reason as u64),
+    }
+}
+
+/// sysctl nat_icmp_send: a NAT dest that answers where there is no connection is told so, in an address of the balancer's
+/// own. Resets need no answer, and what comes from another port is the server's own affair.
+#[inline(never)]
+fn unexpected<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>) -> Verdict {
+    let seen = &work.seen;
+    if is_reset(seen.proto, seen.event) || !is_nat_dest::<F, T>(t, &seen.src, seen.sport, seen.proto) {
+        return Reason::ReplyUnknown.into();
+    }
+    if !own_address(t, work) {
+        return Reason::NoRoute.into();
+    }
+    icmp::answer(p, t, &work.seen, &work.error.src, icmp::Error::PORT_UNREACHABLE)
+}
+
+#[inline(always)]
+fn is_reset(proto: Proto, event: state::Event) -> bool {
+    match proto {
+        Proto::TCP => event == state::tcp::event(tcp_flags::RST),
+        Proto::SCTP => event == state::sctp::event(state::sctp::chunk::ABORT, None),
+        _ => false,
+    }
+}
+
+/// What [`is_nat_dest`] looks for.
+#[repr(C, align(8))]
+struct Search {
+    addr: Addr,
+    family: u32,
+    port: Port,
+    proto: Proto,
+    found: u32,
+}
+
+/// Is this where a NAT dest answers from? All dests are looked through: nobody else asks for them by address.
+#[inline(never)]
+fn is_nat_dest<F: Ip, T: Tables>(t: &T, addr: &F::Addr, port: Port, proto: Proto) -> bool {
+    let found = crate::cell::unknown_zero();
+    let mut search = Search { addr: addr.wide(), family: F::FAMILY as u32, port, proto, found };
+    t.repeat(t.settings().dests_end.load(), &mut search, |t, search, number| {
+        let Some(dest) = t.dest(number) else { return ControlFlow::Break(()) };
+        let same = dest.available()
+            && dest.method() == Method::Nat as u8
+            && dest.port() == search.port
+            && dest.family() as u32 == search.family
+            && dest.serves(search.proto)
+            && dest.address() == search.addr;
+        if !same {
+            return ControlFlow::Continue(());
+        }
+        search.found = 1;
+        ControlFlow::Break(())
+    });
+    search.found != 0
+}
+
+/// The balancer's own address towards the packet's sender, into the source of [`Work::error`].
+#[inline(never)]
+fn own_address<F: Ip, T: Tables>(t: &T, work: &mut Work<F>) -> bool {
+    let hop = SharedHop::default();
+    let to = work.seen.src.wide();
+    let query = RouteQuery { to, from: Addr::ZERO, ingress: LOOPBACK, family: F::FAMILY, source: true };
+    if t.route(&query, &hop).is_err() {
+        return false;
+    }
+    work.error.src = F::Addr::narrow(&hop.source());
+    true
 }

@@ -39,7 +39,7 @@ const LOCK_TRIES: u32 = 64;
 /// How often a dependant is taken off by exchange before it is done by subtraction.
 const DEPENDANT_TRIES: u32 = 8;
 /// Dependants of a template: the low bits of its `packets` word.
-const DEPENDANTS: u32 = (1 << 26) - 1;
+pub const DEPENDANTS: u32 = (1 << 26) - 1;
 /// What a template waits after its time, while connections depend on it.
 const TEMPLATE_LINGER: u32 = 60;
 
@@ -247,6 +247,7 @@ pub fn advance<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, proto: Proto, state: u
     if next != hit.ctl
         && life.ctl.compare_exchange(hit.ctl, next)
         && (next ^ hit.ctl) & ctl::ACTIVE != 0
+        && hit.dest & bound::NO_DEST == 0
         && let Some(dest) = t.dest(hit.dest())
     {
         account::set_active(dest, active != 0);
@@ -700,23 +701,41 @@ fn sweep_entry<F: Ip, T: Tables, const GONE: bool>(
     slot: u32,
     now: u32,
 ) -> u32 {
-    let life = entry.life();
-    let tag_word = entry.tag().load();
-    let due = if GONE {
+    if is_due::<T, GONE>(t, entry.tag().load(), ctl_word, entry.life(), now) {
+        t.retire::<F>(slot, GONE as u32)
+    } else {
+        1
+    }
+}
+
+#[inline(always)]
+fn is_due<T: Tables, const GONE: bool>(t: &T, tag_word: u32, ctl_word: u32, life: &Life, now: u32) -> bool {
+    if GONE {
         belongs_to_none(t, life)
     } else {
         expired(t.settings(), tag_word, ctl_word, life.last.load(), now)
+    }
+}
+
+/// Takes out an entry whose time is up or, if `gone` is not 0, whose dest is gone, if that is still so. 1 if it stays.
+#[inline(always)]
+pub fn retire<F: Ip, T: Tables>(t: &T, slot: u32, gone: u32) -> u32 {
+    let Some(hit) = hit_at::<F, T>(t, slot) else { return 0 };
+    let (tag_word, life, now) = (hit.entry.tag().load(), hit.life(), t.now());
+    let due = if gone != 0 {
+        is_due::<T, true>(t, tag_word, hit.ctl, life, now)
+    } else {
+        is_due::<T, false>(t, tag_word, hit.ctl, life, now)
     };
     if !due {
         return 1;
     }
     if held(tag_word, life) {
-        if !GONE {
-            linger(t, entry.tag(), life, now);
+        if gone == 0 {
+            linger(t, hit.entry.tag(), life, now);
         }
         return 1;
     }
-    let hit = Hit::<F> { entry, ctl: ctl_word, dest: 0, slot };
     if remove::<F, T>(t, &hit, now) { 0 } else { 1 }
 }
 
@@ -780,17 +799,22 @@ pub fn expire_gone<F: Ip, T: Tables>(t: &T, from: u32, count: u32, now: u32) {
     });
 }
 
-/// Sweeps buckets `from`, `from + 1`, … `count` of them, wrapping. Returns entries left in them.
+/// Sweeps buckets `from`, `from + 1`, … `count` of them, wrapping. In some of them, as likely as `odds`
+/// ([`crate::defence::odds`]) says, entries in time are dropped too. Returns entries left.
 #[inline(always)]
-pub fn sweep_range<F: Ip, T: Tables>(t: &T, from: u32, count: u32, now: u32) -> u32 {
+pub fn sweep_range<F: Ip, T: Tables>(t: &T, from: u32, count: u32, now: u32, odds: u32) -> u32 {
     struct Sweep {
         from: u32,
         now: u32,
+        odds: u32,
         left: u32,
     }
-    let mut acc = Sweep { from, now, left: 0 };
+    let mut acc = Sweep { from, now, odds, left: 0 };
     t.repeat(count, &mut acc, |t, acc, i| {
         let n = acc.from.wrapping_add(i) & t.bucket_mask::<F>();
+        if acc.odds != 0 && t.random() < acc.odds {
+            t.thin_out::<F>(n);
+        }
         acc.left = acc.left.wrapping_add(sweep::<F, T>(t, n, acc.now));
         ControlFlow::Continue(())
     });

@@ -8,6 +8,7 @@ use core::ops::ControlFlow;
 use crate::addr::{Addr, Family};
 use crate::admit::{self, Question};
 use crate::cell::Cell32;
+use crate::defence;
 use crate::dest::{Dest, Hop, SharedHop};
 use crate::ip::Ip;
 use crate::mark::MarkRule;
@@ -30,7 +31,7 @@ pub const LOOPBACK: u32 = 1;
 pub const FILTER_BITS: u32 = 16;
 
 /// Layout version of all maps together. A binary never reads maps of another version as its own.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// The way asked for.
 #[repr(C, align(8))]
@@ -251,6 +252,21 @@ pub trait Tables {
         Self: Sized,
     {
         table::insert(self, &new)
+    }
+
+    /// [`table::retire`].
+    fn retire<F: Ip>(&self, slot: u32, gone: u32) -> u32
+    where
+        Self: Sized,
+    {
+        table::retire::<F, Self>(self, slot, gone)
+    }
+    /// [`defence::thin_out`].
+    fn thin_out<F: Ip>(&self, bucket: u32)
+    where
+        Self: Sized,
+    {
+        defence::thin_out::<F, Self>(self, bucket);
     }
 
     /// Runs `step` for 0, 1, … until it breaks or `count` is reached.

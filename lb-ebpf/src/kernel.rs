@@ -12,6 +12,7 @@ use aya_ebpf::helpers::generated::{
 use lb_common::addr::{Addr, Family};
 use lb_common::admit::{self, Question};
 use lb_common::conn::{Bucket4, Bucket6};
+use lb_common::defence;
 use lb_common::dest::{Dest, Hop, Route, SharedHop};
 use lb_common::ip::{Address, Ip, V4, V6};
 use lb_common::mark::MarkRule;
@@ -320,6 +321,20 @@ impl Tables for Kernel {
         })
     }
     #[inline(always)]
+    fn retire<F: Ip>(&self, slot: u32, gone: u32) -> u32 {
+        match F::FAMILY {
+            Family::V4 => lb_retire4(slot, gone) as u32,
+            Family::V6 => lb_retire6(slot, gone) as u32,
+        }
+    }
+    #[inline(always)]
+    fn thin_out<F: Ip>(&self, bucket: u32) {
+        match F::FAMILY {
+            Family::V4 => lb_thin_out4(bucket),
+            Family::V6 => lb_thin_out6(bucket),
+        };
+    }
+    #[inline(always)]
     fn repeat<A>(&self, count: u32, acc: &mut A, step: impl Fn(&Self, &mut A, u32) -> ControlFlow<()>) {
         repeat(count, acc, |acc, i| step(self, acc, i));
     }
@@ -475,6 +490,36 @@ extern "C" fn lb_claim6(second: u32, least: u32) -> u64 {
 #[inline(never)]
 extern "C" fn lb_bury(tag: u32, ctl: u32, dest: u32, slot: u32, now: u32) -> u64 {
     table::bury(&Kernel::detached(), tag, ctl, dest, slot, now);
+    0
+}
+
+/// [`table::retire`], IPv4.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_retire4(slot: u32, gone: u32) -> u64 {
+    table::retire::<V4, Kernel>(&Kernel::detached(), slot, gone) as u64
+}
+
+/// [`table::retire`], IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_retire6(slot: u32, gone: u32) -> u64 {
+    table::retire::<V6, Kernel>(&Kernel::detached(), slot, gone) as u64
+}
+
+/// [`defence::thin_out`], IPv4. Returns nothing of interest: such a function has to return a number.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_thin_out4(bucket: u32) -> u64 {
+    defence::thin_out::<V4, Kernel>(&Kernel::detached(), bucket);
+    0
+}
+
+/// [`defence::thin_out`], IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_thin_out6(bucket: u32) -> u64 {
+    defence::thin_out::<V6, Kernel>(&Kernel::detached(), bucket);
     0
 }
 

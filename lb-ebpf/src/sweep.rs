@@ -9,6 +9,7 @@ use core::ffi::c_void;
 use aya_ebpf::bindings::bpf_timer;
 use aya_ebpf::helpers::generated::{bpf_timer_init, bpf_timer_set_callback, bpf_timer_start};
 use lb_common::cell::Cell32;
+use lb_common::defence;
 use lb_common::ip::{Ip, V4, V6};
 use lb_common::table;
 use lb_common::tables::Tables;
@@ -60,6 +61,10 @@ unsafe extern "C" fn tick(_map: *mut c_void, _key: *mut u32, sweeper: *mut Sweep
     let kernel = Kernel::detached();
     slice::<V4>(&kernel, sweeper, 0);
     slice::<V6>(&kernel, sweeper, 1);
+    // The end of a round of the IPv4 table: about a second.
+    if sweeper.next[0].load() == 0 {
+        defence::judge(&kernel, [sweeper.live[0].load(), sweeper.live[1].load()]);
+    }
     // SAFETY: as in `start`.
     unsafe { bpf_timer_start(&raw mut sweeper.timer, TICK, 0) };
     0
@@ -71,7 +76,9 @@ fn slice<F: Ip>(kernel: &Kernel, sweeper: &Sweeper, family: usize) {
     let share = (mask >> ROUND) + 1;
     let count = if share > MOST { MOST } else { share };
     let from = sweeper.next[family].load();
-    let live = table::sweep_range::<F, Kernel>(kernel, from, count, kernel.now());
+    let ticks = mask.checked_div(count).unwrap_or(0) + 1;
+    let live =
+        table::sweep_range::<F, Kernel>(kernel, from, count, kernel.now(), defence::odds(kernel, ticks));
     let so_far = sweeper.counting[family].load().wrapping_add(live);
     let next = from.wrapping_add(count);
     if next > mask {

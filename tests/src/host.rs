@@ -43,6 +43,9 @@ pub fn world(sizes: &Sizes) -> HostTables {
         for nic in Nic::ALL {
             let segment = Addr::from(nic.host(family, 0));
             tables.set_route(family, segment, on_link, Err(Reason::NoNeighbour));
+            // The balancer itself.
+            let own = Addr::from(nic.host(family, 1));
+            tables.set_route(family, own, whole, Err(Reason::NoRoute));
             for host in HOSTS {
                 let to = Addr::from(nic.host(family, host));
                 tables.set_route(family, to, whole, Ok(route(family, nic, host)));

@@ -1,5 +1,5 @@
-//! ICMP errors the balancer makes itself. Fields as in ipvs.md 4.9: source is the VIP the packet was sent to, TTL
-//! 64, the packet quoted as it is at that moment.
+//! ICMP errors the balancer makes itself. Fields as in ipvs.md 4.9: source is the VIP the packet was sent to (towards
+//! servers an address of the balancer's own), TTL 64, the packet quoted as it is at that moment.
 
 use crate::addr::{Family, Proto};
 use crate::checksum;
@@ -75,11 +75,17 @@ impl Error {
 /// Length of the fixed ICMP header.
 const ICMP: u32 = 8;
 
-/// Turns the packet into an ICMP error about itself and sends it back. Never about a later fragment, and never to a
-/// source that is no host.
+/// Turns the packet into an ICMP error about itself and sends it back, in the name of `from`. Never about a later fragment,
+/// and never to a source that is no host.
 #[inline(never)]
-pub fn answer<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, seen: &Seen<F>, error: Error) -> Verdict {
-    match build(p, t, seen, error) {
+pub fn answer<F: Ip, P: Packet, T: Tables>(
+    p: &mut P,
+    t: &T,
+    seen: &Seen<F>,
+    from: &F::Addr,
+    error: Error,
+) -> Verdict {
+    match build(p, t, seen, from, error) {
         Ok(egress) => Verdict::sent(Reason::IcmpSent, egress, p.ingress()),
         Err(()) => error.reason().into(),
     }
@@ -87,11 +93,17 @@ pub fn answer<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, seen: &Seen<F>, err
 
 /// Returns the NIC to send by.
 #[inline(always)]
-fn build<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, seen: &Seen<F>, error: Error) -> Result<u32, ()> {
+fn build<F: Ip, P: Packet, T: Tables>(
+    p: &mut P,
+    t: &T,
+    seen: &Seen<F>,
+    from: &F::Addr,
+    error: Error,
+) -> Result<u32, ()> {
     if seen.fragment == Fragment::Later || seen.src == F::Addr::default() {
         return Err(());
     }
-    let hop = t.route_to_client::<F>(&seen.src, &seen.dst, LOOPBACK).map_err(drop)?;
+    let hop = t.route_to_client::<F>(&seen.src, from, LOOPBACK).map_err(drop)?;
     let most = if F::HEADER_SUM { 576 } else { 1280 } - F::HEADER - ICMP;
     let quoted = if seen.len < most { seen.len } else { most };
     let header: &F::Header = p.at(seen.l3).ok_or(())?;
@@ -100,7 +112,7 @@ fn build<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, seen: &Seen<F>, error: E
         return Err(());
     }
     let l3 = link::rebuild(p, seen.l3, F::HEADER + ICMP, F::ETHERTYPE, &hop).map_err(drop)?;
-    let ends = Ends { src: seen.dst.wide().0, dst: seen.src.wide().0 };
+    let ends = Ends { src: from.wide().0, dst: seen.src.wide().0 };
     match F::FAMILY {
         Family::V4 => v4(p, t, l3, quoted + ICMP, &ends, tos, error),
         Family::V6 => v6(p, l3, quoted + ICMP, &ends, error),

@@ -105,6 +105,29 @@ fn to_server<F: Ip, P: Packet, T: Tables>(
     Ok(Verdict::sent(Reason::Forwarded, hop.ifindex, p.ingress()).into())
 }
 
+/// A client's packet goes to its own destination: a connection that bypasses the dests, of which there was none.
+#[inline(never)]
+pub fn bypass<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, seen: &Seen<F>) -> Step {
+    to_destination(p, t, seen).into()
+}
+
+#[inline(always)]
+fn to_destination<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, seen: &Seen<F>) -> Result<Step, Reason> {
+    let hop = match t.route_to_client::<F>(&seen.dst, &F::Addr::default(), LOOPBACK) {
+        Ok(hop) => hop,
+        Err(reason) if reason as u32 == Reason::NoNeighbour as u32 => return Err(reason),
+        Err(_) => return Ok(Step::answer(icmp::Error::HOST_UNREACHABLE)),
+    };
+    if !decrement::<F, P>(p, seen)? {
+        return Ok(Step::answer(icmp::Error::TIME_EXCEEDED));
+    }
+    if seen.len > hop.mtu && hop.mtu != 0 {
+        return too_big::<F, P>(p, seen, hop.mtu);
+    }
+    link::send(p, seen.l3, F::ETHERTYPE, &hop)?;
+    Ok(Verdict::sent(Reason::Bypassed, hop.ifindex, p.ingress()).into())
+}
+
 /// A translated server's packet goes to its connection's client.
 #[inline(always)]
 pub fn reply<F: Ip, P: Packet, T: Tables>(

@@ -17,6 +17,7 @@ pub use frame::SliceFrame;
 pub use rules::{Memory, Rules};
 pub use tables::{HostTables, Sizes};
 
+use crate::defence;
 use crate::pipeline;
 use crate::reason::Verdict;
 use crate::slow;
@@ -33,11 +34,14 @@ pub fn run(tables: &HostTables, frame: &mut SliceFrame) -> Verdict {
     verdict
 }
 
-/// Sweeps both families' whole tables once. Returns the entries left.
+/// Sweeps both families' whole tables once, as if that took a second. Returns the entries left.
 pub fn sweep(tables: &HostTables) -> u32 {
     use crate::ip::{V4, V6};
     use crate::table::sweep_range;
     let now = tables.now();
-    let v4 = sweep_range::<V4, _>(tables, 0, tables.bucket_mask::<V4>() + 1, now);
-    v4 + sweep_range::<V6, _>(tables, 0, tables.bucket_mask::<V6>() + 1, now)
+    let odds = defence::odds(tables, 256);
+    let v4 = sweep_range::<V4, _>(tables, 0, tables.bucket_mask::<V4>() + 1, now, odds);
+    let v6 = sweep_range::<V6, _>(tables, 0, tables.bucket_mask::<V6>() + 1, now, odds);
+    defence::judge(tables, [v4, v6]);
+    v4 + v6
 }

@@ -154,10 +154,14 @@ impl Rules {
         self.dests = self.dests.max(number + 1);
         let slot = dest(m, number);
         write(slot, service, new);
+        m.settings().dests_end.store(self.dests);
         if new.method == Method::Nat {
             know(m, new.family as u8, &new.addr);
         }
         let Some(row) = self.row(service) else { return number };
+        let port = row.key.port.wire().to_ne_bytes();
+        let by_mark = u8::from(row.key.mark != 0);
+        slot.virtual_port.store(u32::from_ne_bytes([row.key.proto.0, by_mark, port[0], port[1]]));
         let old = row.list.clone();
         row.list.insert(0, number);
         row.value.thresholds |= u8::from(new.thresholds.0 != 0);

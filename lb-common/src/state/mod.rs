@@ -34,7 +34,13 @@ pub struct Event(pub(crate) u8);
 impl Event {
     /// A packet of a protocol without events.
     pub const NONE: Self = Self(0);
+    /// No packet at all has been seen, only an ICMP error that quotes one.
+    pub const QUOTED: Self = Self(u8::MAX);
 }
+
+/// How long a connection is kept that an ICMP error began, until its own first packet: IPVS's timeout of entries just
+/// made, in seconds.
+pub const QUOTED_TIMEOUT: u32 = 3;
 
 /// The state after a packet. `secure`: the tables of the secure_tcp defence.
 #[inline(always)]
@@ -46,11 +52,14 @@ pub fn next(proto: Proto, secure: bool, state: u8, direction: Direction, event: 
     }
 }
 
-/// The state after the packet that opens a connection: a transition from state 0, as any other, but for UDP.
+/// The state after the packet that opens a connection: a transition from state 0, as any other, but for UDP. An ICMP error
+/// is no transition.
 #[inline(always)]
 pub fn first(proto: Proto, secure: bool, direction: Direction, event: Event) -> u8 {
     match proto {
+        Proto::TCP | Proto::SCTP if event == Event::QUOTED => 0,
         Proto::TCP | Proto::SCTP => next(proto, secure, 0, direction, event),
+        _ if event == Event::QUOTED => udp::QUOTED,
         _ => udp::FIRST,
     }
 }

@@ -305,6 +305,8 @@ impl Change {
         }
         self.books.drop_book(room.start);
         self.meter.clear(pins::fd(&self.rules.stats), room.start)?;
+        let end = &self.rules.settings()?.dests_end;
+        end.store(end.load().max(room.start + 1));
         let dest = self.rules.dests.get(room.start).context("a dest's slot is out of range")?;
         dests::write(dest, owner, id, conf, place);
         Ok(room.start)

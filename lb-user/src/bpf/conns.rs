@@ -1,6 +1,7 @@
 //! Reading the connection table while packets change it: control word, key, control word again.
 
 use std::collections::HashMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
@@ -139,7 +140,9 @@ impl Reader<'_> {
 
     fn dest(&self, word: u32, virt: End) -> End {
         if word & bound::NO_DEST != 0 {
-            return virt;
+            let nowhere =
+                if virt.addr.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            return End { addr: nowhere, port: Port::ZERO };
         }
         let Some(dest) = self.rules.dests.get(word & bound::DEST) else { return virt };
         let id = dests::id(dest);

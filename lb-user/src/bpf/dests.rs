@@ -63,7 +63,8 @@ pub fn revive(dest: &Dest, owner: &Owner, id: &DestId, conf: &DestConf, place: &
     }
     dest.spare[spare::SERIAL].store(owner.serial);
     let port = owner.key.port.wire().to_ne_bytes();
-    dest.virtual_port.store(u32::from_ne_bytes([owner.key.proto.0, 0, port[0], port[1]]));
+    let by_mark = u8::from(owner.key.mark != 0);
+    dest.virtual_port.store(u32::from_ne_bytes([owner.key.proto.0, by_mark, port[0], port[1]]));
     dest.egress.store(place.egress);
     dest.deleted.store(0);
     edit(dest, id, conf);

@@ -1,10 +1,11 @@
 //! Sysctls in the settings: as given in spare cells, as the packet path wants them in their own.
 
 use lb_common::cell::Cell32;
+use lb_common::defence;
 use lb_common::settings::Settings;
 
 use super::change::spare;
-use crate::control::sysctl::{Sysctls, WORDS};
+use crate::control::sysctl::{Sysctls, WORDS, find};
 
 /// Which are set, as bits; then their values.
 const CELLS: std::ops::Range<usize> = spare::SYSCTLS..spare::SYSCTLS + 1 + WORDS;
@@ -19,7 +20,23 @@ pub fn read(settings: &Settings) -> Sysctls {
             *value = (set >> at & 1 == 1).then(|| cell.load() as i32);
         }
     }
+    // An automatic mode says by its value whether it is at work.
+    for (name, cell) in modes(settings) {
+        let Ok(at) = find(name) else { continue };
+        if let Some(value @ (1 | 2)) = &mut all.given[at] {
+            *value = cell.load() as i32;
+        }
+    }
     all
+}
+
+/// The defences whose modes the packet path moves.
+fn modes(settings: &Settings) -> [(&'static str, &Cell32); 3] {
+    [
+        ("drop_entry", &settings.drop_entry),
+        ("drop_packet", &settings.drop_packet),
+        ("secure_tcp", &settings.secure_tcp_mode),
+    ]
 }
 
 /// Keeps them, and puts them in force.
@@ -32,7 +49,7 @@ pub fn write(settings: &Settings, all: &Sysctls) {
         }
         set.store(bits);
     }
-    let plain: [(&str, &Cell32); 11] = [
+    let plain: [(&str, &Cell32); 13] = [
         ("conn_reuse_mode", &settings.conn_reuse_mode),
         ("expire_nodest_conn", &settings.expire_nodest_conn),
         ("expire_quiescent_template", &settings.expire_quiescent_template),
@@ -42,13 +59,20 @@ pub fn write(settings: &Settings, all: &Sysctls) {
         ("nat_icmp_send", &settings.nat_icmp_send),
         ("schedule_icmp", &settings.schedule_icmp),
         ("cache_bypass", &settings.cache_bypass),
+        ("amemthresh", &settings.amemthresh),
+        ("am_droprate", &settings.am_droprate),
         ("lblc_expiration", &settings.lblc_expiration),
         ("lblcr_expiration", &settings.lblcr_expiration),
     ];
     for (name, cell) in plain {
         cell.store(all.get(name) as u32);
     }
-    let always = |name: &str| if all.get(name) == 3 { 3 } else { 0 };
+    for (name, cell) in modes(settings) {
+        cell.store(all.get(name) as u32);
+    }
+    // Automatic ones are off until the sweep has looked at the room left: a second at the most.
+    let always = |name: &str| u32::from(all.get(name) as u32 == defence::ALWAYS);
+    settings.dropping.store(always("drop_entry"));
     settings.secure_tcp.store(always("secure_tcp"));
     settings.drop_rate.store(all.drop_rate());
 }
@@ -56,7 +80,6 @@ pub fn write(settings: &Settings, all: &Sysctls) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::sysctl::find;
 
     #[test]
     fn come_back_as_they_went_in() {
