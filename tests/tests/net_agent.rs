@@ -11,6 +11,7 @@ use lb_tests::topo::{self, Plan, Topology};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::thread;
@@ -24,6 +25,7 @@ lb_tests::tests! {
     every_kind_of_check,
     quorum_scripts_and_the_sorry_server,
     what_is_not_the_agents_is_left_alone,
+    systemd_is_told,
 }
 
 /// The lab notes' configuration, placeholders of their template and all.
@@ -120,6 +122,7 @@ fn spawn(lab: &Lab, netns: &Netns, files: &TempDir, options: &[&str]) -> Result<
     command.arg("agent").arg("-f").arg(files.path().join("keepalived.conf"));
     command.arg("--state").arg(files.path().join("state.json")).args(options);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    command.env("NOTIFY_SOCKET", files.path().join("notify"));
     die_with_us(&mut command).spawn().context("starting the agent")
 }
 
@@ -410,5 +413,34 @@ fn what_is_not_the_agents_is_left_alone() -> Result<()> {
     thread::sleep(Duration::from_millis(500));
     agent.stop()?;
     agent.comes_to(&with(&[row(199, 7)]), 5)?;
+    Ok(())
+}
+
+/// Ready once the services are there, alive every second, and stopping when told to.
+fn systemd_is_told() -> Result<()> {
+    need::network()?;
+    let set = lab_net()?;
+    let lab = Lab::at(&set.balancer.netns)?;
+    let files = tempfile::tempdir()?;
+    fs::write(files.path().join("keepalived.conf"), LAB)?;
+    let socket = UnixDatagram::bind(files.path().join("notify"))?;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let hears = || -> Result<String> {
+        let mut bytes = [0; 256];
+        let length = socket.recv(&mut bytes).context("nothing was said")?;
+        Ok(String::from_utf8_lossy(&bytes[..length]).trim_end().to_owned())
+    };
+    let child = spawn(&lab, &set.balancer.netns, &files, &[])?;
+    let mut agent = Agent { lab: &lab, netns: &set.balancer.netns, child, files };
+    ensure!(hears()? == "READY=1");
+    agent.comes_to(&listed(HEAD, &[row(156, 3), row(155, 3)]), 0)?;
+    let first = Instant::now();
+    ensure!(
+        (hears()?, hears()?, hears()?) == ("WATCHDOG=1".into(), "WATCHDOG=1".into(), "WATCHDOG=1".into())
+    );
+    ensure!(first.elapsed() < Duration::from_secs(6), "{:?} for three seconds", first.elapsed());
+    agent.stop()?;
+    let last = std::iter::repeat_with(hears).find(|said| !matches!(said.as_deref(), Ok("WATCHDOG=1")));
+    ensure!(last.transpose()?.as_deref() == Some("STOPPING=1"));
     Ok(())
 }

@@ -5,7 +5,9 @@ use std::collections::{HashMap, HashSet};
 
 use super::config::model::{Config, VirtualServer, dest_of};
 use crate::control::balancer::Balancer;
-use crate::control::model::{DestConf, DestId, Scheduler, Service, ServiceConf, ServiceId};
+use crate::control::model::{
+    DestConf, DestId, Engine, Method, Scheduler, Service, ServiceConf, ServiceId, TunnelConf,
+};
 use crate::control::refusal::{Refusal, Result};
 use crate::control::request::{Request, ServiceAsk};
 use crate::control::store::Store;
@@ -124,13 +126,12 @@ fn is_set(ask: &ServiceAsk, conf: &ServiceConf) -> bool {
         && ask.sched_flags == conf.sched_flags
         && ask.ops == conf.ops
         && ask.persistence == conf.persistence
-        && ask.engine.as_deref() == conf.engine.map(crate::control::model::Engine::name)
+        && ask.engine.as_deref() == conf.engine.map(Engine::name)
 }
 
-/// The same to a packet: methods that the table keeps as another word count as equal.
+/// The same to a packet: without a tunnel its options do not count.
 fn is_same(found: &DestConf, wanted: &DestConf) -> bool {
     let plain = |conf: &DestConf| {
-        use crate::control::model::{Method, TunnelConf};
         let tunnel = if conf.method == Method::Tunnel { conf.tunnel } else { TunnelConf::default() };
         DestConf { tunnel, ..*conf }
     };

@@ -16,7 +16,6 @@ use crate::cli::save::request_line;
 use crate::control::address::AddressKind;
 use crate::control::balancer::Balancer;
 use crate::control::model::{ServiceId, Timeouts};
-use crate::control::refusal::Result;
 use crate::control::request::Request;
 use crate::control::store::Store;
 
@@ -82,6 +81,8 @@ impl<S: Store> Keeper<S> {
     }
 
     fn take(&mut self, config: Config, saved: &Saved) -> anyhow::Result<()> {
+        // What can fail comes first: after it there is no way back.
+        let (now, times) = (self.balancer.store().services()?, self.balancer.store().timeouts()?);
         let old = std::mem::replace(&mut self.config, config);
         let before: HashMap<String, State> =
             old.servers.into_iter().map(|server| server.name).zip(std::mem::take(&mut self.states)).collect();
@@ -98,8 +99,10 @@ impl<S: Store> Keeper<S> {
         // Known to be ours before it is there: whoever comes after a crash must find it so.
         let ours = Owned::of(&self.config);
         let all = std::mem::take(&mut self.owned).with(&ours);
-        self.memory.save(&Saved { owned: all.clone(), checks: saved.checks.clone() })?;
-        let requests = self.plan(&all)?;
+        self.write(&Saved { owned: all.clone(), checks: saved.checks.clone() });
+        let wanted = wanted(&self.config, &mut self.states, Instant::now());
+        let mut requests = Vec::from_iter(timeouts(&self.config, times));
+        requests.extend(apply::plan(&wanted, &all, &now));
         self.carry_out(&requests);
         self.owned = ours;
         self.tell(events);
@@ -125,15 +128,6 @@ impl<S: Store> Keeper<S> {
             }
         }
         self.watches.replace(specs, &saved.checks);
-    }
-
-    /// Every change there is to make.
-    fn plan(&mut self, owned: &Owned) -> Result<Vec<Request>> {
-        let wanted = wanted(&self.config, &mut self.states, Instant::now());
-        let now = self.balancer.store().services()?;
-        let mut requests = Vec::from_iter(timeouts(&self.config, self.balancer.store().timeouts()?));
-        requests.extend(apply::plan(&wanted, owned, &now));
-        Ok(requests)
     }
 
     /// A refusal is one line; the others are made all the same.
@@ -237,12 +231,15 @@ impl<S: Store> Keeper<S> {
     }
 
     fn save(&mut self) {
-        let saved = Saved { owned: self.owned.clone(), checks: self.watches.remember() };
-        if let Err(error) = self.memory.save(&saved) {
-            // Tried again in a second.
+        self.write(&Saved { owned: self.owned.clone(), checks: self.watches.remember() });
+    }
+
+    /// What cannot be written now is tried again in a second.
+    fn write(&mut self, saved: &Saved) {
+        let written = self.memory.save(saved);
+        self.unsaved = written.is_err();
+        if let Err(error) = written {
             warn!("{error:#}");
-        } else {
-            self.unsaved = false;
         }
     }
 

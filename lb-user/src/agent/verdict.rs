@@ -1,6 +1,7 @@
 //! From the results of checks to what serves: servers up or down, effective weights, quorum, sorry server. No clock of its
 //! own, no I/O: results go in, events come out, and [`State::wanted`] says what the tables should hold.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::apply::Wanted;
@@ -50,6 +51,7 @@ pub struct State {
 /// A real server's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Server {
+    end: (IpAddr, Option<Port>),
     verdicts: Vec<Verdict>,
     /// When it came back, while it is not yet at its full weight.
     rising_since: Option<Instant>,
@@ -90,9 +92,14 @@ impl State {
         before: Option<&State>,
         verdict: impl Fn(usize, usize) -> Verdict,
     ) -> (Self, Vec<Event>) {
-        let state_of = |(at, rs): (usize, &RealServer)| Server {
-            verdicts: (0..rs.checks.len()).map(|check| verdict(at, check)).collect(),
-            rising_since: None,
+        let state_of = |(at, rs): (usize, &RealServer)| {
+            let end = (rs.addr, rs.port);
+            let old = before.and_then(|state| state.servers.iter().find(|server| server.end == end));
+            Server {
+                end,
+                verdicts: (0..rs.checks.len()).map(|check| verdict(at, check)).collect(),
+                rising_since: old.and_then(|old| old.rising_since),
+            }
         };
         let servers = server.servers.iter().enumerate().map(state_of).collect();
         let mut state = Self { quorum_up: before.is_some_and(|state| state.quorum_up), servers };
@@ -392,6 +399,10 @@ mod tests {
         let mut at = |seconds: u64| dests(&mut state, &server, now + Duration::from_secs(seconds));
         assert_eq!(at(0), "1=1 2=20 3=20");
         assert_eq!(at(5), "1=10 2=20 3=20");
+        // A reload does not make it jump.
+        let mut state = State::new(&server, Some(&state), |_, _| UP).0;
+        let mut at = |seconds: u64| dests(&mut state, &server, now + Duration::from_secs(seconds));
+        assert_eq!(at(6), "1=12 2=20 3=20");
         assert_eq!(at(10), "1=20 2=20 3=20");
         assert!(!state.is_rising());
     }

@@ -143,3 +143,69 @@ impl ServerCertVerifier for Anyone {
         self.0.signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+    use tokio_rustls::rustls::ServerConfig;
+
+    use super::*;
+
+    /// Connects to a server with a certificate of its own for `a.example`; the name it was asked for.
+    async fn connects(how: Tls, host: &str) -> Result<Option<String>, String> {
+        let made = rcgen::generate_simple_self_signed(vec!["a.example".to_owned()]).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let ca = dir.path().join("ca.pem");
+        fs::write(&ca, made.cert.pem()).unwrap();
+        let how = Tls { ca: how.ca.map(|_| ca), ..how };
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let server = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let to = listener.local_addr().unwrap();
+        let accepts = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            let stream = TlsAcceptor::from(Arc::new(server)).accept(stream).await.ok()?;
+            stream.get_ref().1.server_name().map(str::to_owned)
+        };
+        let mut connector = Connector::new(how);
+        let connecting = async {
+            let stream = TcpStream::connect(to).await.unwrap();
+            connector.connect(Some(host), to.ip(), stream).await
+        };
+        match tokio::join!(accepts, connecting) {
+            (asked, Ok(_)) => Ok(asked),
+            (_, Err(Trouble::Server(why) | Trouble::Local(why))) => Err(why),
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn certificates_count_where_it_says_so() {
+        let plain = Tls::default();
+        assert_eq!(connects(plain.clone(), "b.example").await, Ok(None));
+        let sni = Tls { sni: true, ..plain.clone() };
+        assert_eq!(connects(sni.clone(), "b.example:443").await, Ok(Some("b.example".to_owned())));
+        let named = Tls { sni_name: Some("c.example".to_owned()), ..sni };
+        assert_eq!(connects(named, "b.example").await, Ok(Some("c.example".to_owned())));
+        // Where it stands is filled in above.
+        let verify = Tls { verify: true, ca: Some("own".into()), ..plain };
+        assert_eq!(connects(verify.clone(), "a.example").await, Ok(None));
+        let why = connects(verify.clone(), "b.example").await.unwrap_err();
+        assert!(why.contains("certificate"), "{why}");
+        let strangers = Tls { ca: None, ..verify };
+        assert!(connects(strangers, "a.example").await.is_err());
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_file_that_is_not_there_is_our_own_fault() {
+        let how = Tls { verify: true, ca: Some("/no/such/ca.pem".into()), ..Tls::default() };
+        assert_eq!(config(&how).unwrap_err(), "/no/such/ca.pem: No such file or directory (os error 2)");
+    }
+}

@@ -1,0 +1,221 @@
+//! The agent over tables in memory: what a start, a reload and a check's result change in them, and what they leave.
+
+#![allow(clippy::unwrap_used, reason = "a failing test should say so where it happens")]
+
+mod common;
+
+use std::fs;
+
+use common::{dest, service};
+use lb_user::agent::apply::{self, Owned};
+use lb_user::agent::config::{self, Loaded};
+use lb_user::agent::keeper::Keeper;
+use lb_user::agent::remember::{Memory, Saved};
+use lb_user::cli::names::NoNames;
+use lb_user::cli::save::request_line;
+use lb_user::control::balancer::Balancer;
+use lb_user::control::memory::MemoryStore;
+use lb_user::control::model::{Proto, Service};
+use lb_user::control::store::Store;
+use lb_user::verbs::diff;
+use tempfile::TempDir;
+
+/// Two services, the second with two servers of weights 1 and 2.
+const CONFIG: &str = "
+global_defs {
+  lvs_timeouts tcp 600
+}
+virtual_server 10.0.0.1 80 {
+  protocol TCP
+  lb_algo rr
+  lb_kind NAT
+  real_server 10.1.0.1 8080 { TCP_CHECK { } }
+}
+virtual_server 10.0.0.2 80 {
+  protocol TCP
+  lb_algo wlc
+  lb_kind DR
+  persistence_timeout 60
+  real_server 10.1.0.1 80 { weight 1
+    TCP_CHECK { } }
+  real_server 10.1.0.2 80 { weight 2
+    TCP_CHECK { } }
+}
+";
+
+/// What reading it for the first time does.
+const FIRST: [&str; 6] = [
+    "ipvsadm --set 600 120 300",
+    "ipvsadm -A -t 10.0.0.1:80 -s rr",
+    "ipvsadm -a -t 10.0.0.1:80 -r 10.1.0.1:8080 -m -w 1",
+    "ipvsadm -A -t 10.0.0.2:80 -s wlc -p 60",
+    "ipvsadm -a -t 10.0.0.2:80 -r 10.1.0.1:80 -g -w 1",
+    "ipvsadm -a -t 10.0.0.2:80 -r 10.1.0.2:80 -g -w 2",
+];
+
+fn loaded(dir: &TempDir, text: &str) -> Loaded {
+    let file = dir.path().join("k.conf");
+    fs::write(&file, text).unwrap();
+    let loaded = config::load(&file, "h");
+    assert_eq!(loaded.problems.status(), 0, "{:?}", loaded.problems.iter().collect::<Vec<_>>());
+    loaded
+}
+
+/// What `lb-user diff` shows.
+fn diff(dir: &TempDir, text: &str, store: &impl Store) -> Vec<String> {
+    let saved = memory(dir).load().unwrap();
+    diff::changes(&loaded(dir, text), &saved, store).unwrap().iter().map(request_line).collect()
+}
+
+fn memory(dir: &TempDir) -> Memory {
+    Memory::of(dir.path(), Some(&dir.path().join("state.json")))
+}
+
+fn keeper(dir: &TempDir, store: MemoryStore) -> Keeper<MemoryStore> {
+    let (sender, _) = tokio::sync::mpsc::unbounded_channel();
+    Keeper::new(store, memory(dir), sender)
+}
+
+/// As `ipvsadm-save -n` has it.
+fn saved(store: &impl Store) -> String {
+    let mut out = Vec::new();
+    lb_user::cli::save::write_all(&store.services().unwrap(), true, &NoNames, &mut out).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_start_and_reloads() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut keeper = keeper(&dir, MemoryStore::default());
+    assert_eq!(diff(&dir, CONFIG, keeper.store()), FIRST);
+    keeper.start(loaded(&dir, CONFIG).config).unwrap();
+    assert_eq!(diff(&dir, CONFIG, keeper.store()), Vec::<String>::new());
+    assert_eq!(keeper.store().timeouts().unwrap().tcp, 600);
+
+    // Counters show what has been touched.
+    let (first, second) = (service(Proto::TCP, "10.0.0.1", 80), service(Proto::TCP, "10.0.0.2", 80));
+    for id in [first, second] {
+        keeper.store_mut().service_mut(&id).unwrap().stats.conns = 7;
+    }
+    keeper.store_mut().dest_mut(&second, &dest("10.1.0.1", 80)).unwrap().active = 5;
+    let other = CONFIG
+        .replace("weight 1\n", "weight 9\n uthreshold 50\n")
+        .replace("lb_algo wlc", "lb_algo sh\n sh-port");
+    let expected = [
+        "ipvsadm -E -t 10.0.0.2:80 -s sh -p 60 -b sh-port",
+        "ipvsadm -e -t 10.0.0.2:80 -r 10.1.0.1:80 -g -w 9 -x 50",
+    ];
+    assert_eq!(diff(&dir, &other, keeper.store()), expected);
+    keeper.reload(loaded(&dir, &other).config).unwrap();
+    assert_eq!(diff(&dir, &other, keeper.store()), Vec::<String>::new());
+    let service: Service = keeper.store().service(&second).unwrap().unwrap();
+    assert_eq!((service.stats.conns, service.dests.len()), (7, 2));
+    assert!(service.dests.iter().any(|dest| dest.active == 5 && dest.conf.weight == 9));
+
+    // The second service goes, the first one's server moves.
+    let less =
+        CONFIG.split("virtual_server 10.0.0.2").next().unwrap().replace("10.1.0.1 8080", "10.1.0.3 8080");
+    let expected = [
+        "ipvsadm -D -t 10.0.0.2:80",
+        "ipvsadm -a -t 10.0.0.1:80 -r 10.1.0.3:8080 -m -w 1",
+        "ipvsadm -d -t 10.0.0.1:80 -r 10.1.0.1:8080",
+    ];
+    assert_eq!(diff(&dir, &less, keeper.store()), expected);
+    keeper.reload(loaded(&dir, &less).config).unwrap();
+    assert_eq!(
+        saved(keeper.store()),
+        "-A -t 10.0.0.1:80 -s rr\n-a -t 10.0.0.1:80 -r 10.1.0.3:8080 -m -w 1\n"
+    );
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn what_was_deleted_by_hand_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut keeper = keeper(&dir, MemoryStore::default());
+    keeper.start(loaded(&dir, CONFIG).config).unwrap();
+    let before = saved(keeper.store());
+    keeper.store_mut().delete_service(&service(Proto::TCP, "10.0.0.1", 80)).unwrap();
+    keeper.store_mut().delete_dest(&service(Proto::TCP, "10.0.0.2", 80), &dest("10.1.0.2", 80)).unwrap();
+    keeper.reload(loaded(&dir, CONFIG).config).unwrap();
+    let sorted = |text: &str| {
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(sorted(&saved(keeper.store())), sorted(&before));
+}
+
+/// An agent that was killed left its file; the next one takes out what is no longer configured, and nothing else.
+#[tokio::test(flavor = "current_thread")]
+async fn only_what_is_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = keeper(&dir, MemoryStore::default());
+    first.start(loaded(&dir, CONFIG).config).unwrap();
+    let mut desk = common::Desk { balancer: Balancer::new(first.store().clone()) };
+    drop(first);
+    desk.restore(
+        "-A -t 10.0.0.9:80 -s rr
+-a -t 10.0.0.9:80 -r 10.1.0.1:80 -g
+-a -t 10.0.0.2:80 -r 10.1.0.77:80 -g -w 5
+",
+    );
+    let mut second = keeper(&dir, desk.balancer.store().clone());
+    second.start(loaded(&dir, "global_defs {\n}\n").config).unwrap();
+    assert_eq!(
+        saved(second.store()),
+        "-A -t 10.0.0.2:80 -s wlc -p 60\n-a -t 10.0.0.2:80 -r 10.1.0.77:80 -g -w 5\n\
+         -A -t 10.0.0.9:80 -s rr\n-a -t 10.0.0.9:80 -r 10.1.0.1:80 -g -w 1\n"
+    );
+    // With lvs_flush all of it is.
+    let mut third = keeper(&dir, second.store().clone());
+    third.start(loaded(&dir, "global_defs {\n lvs_flush\n}\n").config).unwrap();
+    assert_eq!(saved(third.store()), "");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn leaving_with_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut keeper = keeper(&dir, MemoryStore::default());
+    keeper.start(loaded(&dir, CONFIG).config).unwrap();
+    keeper.purge().unwrap();
+    assert_eq!(saved(keeper.store()), "");
+    assert_eq!(memory(&dir).load().unwrap(), Saved::default());
+}
+
+/// One that the tables refuse does not keep the others out.
+#[tokio::test(flavor = "current_thread")]
+async fn refusals() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut keeper = keeper(&dir, MemoryStore::default());
+    let odd = CONFIG.replace("10.1.0.2 80", "224.0.0.1 80");
+    keeper.start(loaded(&dir, &odd).config).unwrap();
+    assert_eq!(saved(keeper.store()).lines().count(), 4);
+    assert!(!saved(keeper.store()).contains("224."));
+}
+
+/// Thousands of services are one list of changes, and none when nothing differs.
+#[test]
+fn many_services() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = |at: u32| {
+        format!(
+            "virtual_server 10.{}.{}.1 80 {{\n protocol TCP\n lb_algo rr\n lb_kind DR\n real_server 10.200.0.1 80\n}}\n",
+            at / 250,
+            at % 250
+        )
+    };
+    let text: String = (0..5000).map(server).collect();
+    let config = loaded(&dir, &text).config;
+    let mut states: Vec<_> = config
+        .servers
+        .iter()
+        .map(|server| lb_user::agent::verdict::State::new(server, None, |_, _| unreachable!("no checks")).0)
+        .collect();
+    let wanted = lb_user::agent::keeper::wanted(&config, &mut states, std::time::Instant::now());
+    let owned = Owned::of(&config);
+    let mut balancer = Balancer::new(MemoryStore::default());
+    let requests = apply::plan(&wanted, &owned, &[]);
+    assert_eq!(requests.len(), 10_000);
+    assert!(apply::carry_out(&mut balancer, &requests).unwrap().is_empty());
+    assert!(apply::plan(&wanted, &owned, &balancer.store().services().unwrap()).is_empty());
+}
