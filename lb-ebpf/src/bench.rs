@@ -1,7 +1,8 @@
 //! What `cargo xtask bench` measures with: an object of its own, so that nothing of it is in the product's.
 //!
 //! A test run with `repeat` does not put the packet back as it was. So `driver` does, picks the packet's flow, and calls
-//! the program under test, which is `lb` with its real maps, or `floor`, the least a program that sends can do.
+//! the program under test, which is `lb` with its real maps, or `floor`, the least a program that sends can do, or `pass`,
+//! which gives the packet to the kernel's own stack.
 #![no_std]
 #![no_main]
 
@@ -16,7 +17,7 @@ use aya_ebpf::programs::XdpContext;
 /// Words of the packet's head that are put back each time.
 const WORDS: usize = 12;
 
-/// What the driver makes packets from. `tests/src/bench/driver.rs` writes it; 128 bytes, no padding.
+/// What the driver makes packets from. `tests/src/bench/driver.rs` writes it; 136 bytes, no padding.
 #[repr(C, align(8))]
 struct Plan {
     /// The packet's head.
@@ -29,8 +30,12 @@ struct Plan {
     cursor: u32,
     /// Where the last word of the client's address is.
     address_at: u32,
-    /// Where the client's port is.
+    /// Where the client's port is: of flow 0, it is `FIRST_PORT`.
     port_at: u32,
+    /// Where the checksum over addresses alone is; 0: there is none.
+    header_sum_at: u32,
+    /// Where the checksum over addresses and ports is.
+    sum_at: u32,
     /// The first flow's address word, host order.
     address: u32,
     /// A client has two to the power of this many flows.
@@ -39,10 +44,13 @@ struct Plan {
     target: u32,
 }
 
+/// A client's first port.
+const FIRST_PORT: u16 = 1024;
+
 #[map(name = "plan")]
 static PLAN: Array<Plan> = Array::with_max_entries(1, 0);
 #[map(name = "targets")]
-static TARGETS: ProgramArray = ProgramArray::with_max_entries(2, 0);
+static TARGETS: ProgramArray = ProgramArray::with_max_entries(3, 0);
 
 /// Puts the packet back, gives it a flow, and calls the program under test. Aborted: it could not.
 #[xdp(frags)]
@@ -96,20 +104,47 @@ fn write(ctx: &XdpContext, plan: &Plan, flow: u32) -> bool {
         word += 1;
     }
     let address = plan.address.wrapping_add(flow >> (plan.ports & 31));
-    let port = 1024 + (flow & ((1 << (plan.ports & 31)) - 1)) as u16;
-    put(ctx, plan.address_at, address.to_be()) && put(ctx, plan.port_at, port.to_be())
+    let port = FIRST_PORT + (flow & ((1 << (plan.ports & 31)) - 1)) as u16;
+    let addresses = halves(!plan.address) + halves(address);
+    let ports = u32::from(!FIRST_PORT) + u32::from(port);
+    put(ctx, plan.address_at, address.to_be())
+        && put(ctx, plan.port_at, port.to_be())
+        && (plan.header_sum_at == 0 || correct(ctx, plan.header_sum_at, addresses))
+        && correct(ctx, plan.sum_at, addresses + ports)
 }
 
-/// Writes a value at an offset below 64. The verifier wants a check for each: it does not know the offset.
+/// The sum of a word's halves.
+#[inline(always)]
+fn halves(word: u32) -> u32 {
+    (word >> 16) + (word & 0xffff)
+}
+
+/// Corrects a checksum by what has been taken out (inverted) and put in.
+#[inline(always)]
+fn correct(ctx: &XdpContext, off: u32, changed: u32) -> bool {
+    let Some(place) = place::<u16>(ctx, off) else { return false };
+    // SAFETY: within the packet.
+    unsafe {
+        let sum = u32::from(!u16::from_be(place.read_unaligned())) + changed;
+        place.write_unaligned((!halves(halves(sum)) as u16).to_be());
+    }
+    true
+}
+
+/// Writes a value at an offset.
 #[inline(always)]
 fn put<T>(ctx: &XdpContext, off: u32, value: T) -> bool {
-    let place = volatile_data(ctx) + (off & 63) as usize;
-    if place + size_of::<T>() > ctx.data_end() {
-        return false;
-    }
-    // SAFETY: within the length just checked.
-    unsafe { (place as *mut T).write_unaligned(value) };
+    let Some(place) = place::<T>(ctx, off) else { return false };
+    // SAFETY: within the packet.
+    unsafe { place.write_unaligned(value) };
     true
+}
+
+/// A place at an offset below 128. The verifier wants a check for each: it does not know the offset.
+#[inline(always)]
+fn place<T>(ctx: &XdpContext, off: u32) -> Option<*mut T> {
+    let place = volatile_data(ctx) + (off & 127) as usize;
+    (place + size_of::<T>() <= ctx.data_end()).then_some(place as *mut T)
 }
 
 /// Read again: the packet's start has moved.
@@ -133,6 +168,12 @@ fn floor(ctx: XdpContext) -> u32 {
         macs.write_unaligned([from, to]);
     }
     xdp_action::XDP_TX
+}
+
+/// To the kernel's stack.
+#[xdp(frags)]
+fn pass(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
 }
 
 #[panic_handler]

@@ -436,7 +436,8 @@ impl Program {
     }
 }
 
-fn number(card: &str) -> u32 {
+/// The number of a card of the thread's namespace; 0 if there is none.
+pub fn number(card: &str) -> u32 {
     let name = CString::new(card).unwrap_or_default();
     // SAFETY: a C string.
     unsafe { libc::if_nametoindex(name.as_ptr()) }

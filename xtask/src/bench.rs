@@ -13,6 +13,8 @@ use crate::{build, command, setup};
 pub enum What {
     /// Nanoseconds of a packet in the loaded program, above a program that does nothing but send (root)
     Packet(Options),
+    /// Instructions of a packet, ours and kernel IPVS's side by side, counted in a virtual machine
+    Ipvs(Options),
 }
 
 /// How to measure.
@@ -31,15 +33,36 @@ const RESULTS: &str = "target/bench";
 
 /// Set-up, build, measure.
 pub fn run(what: &What) -> Result<()> {
-    let What::Packet(options) = what;
+    let (mut bench, options) = match what {
+        What::Packet(options) => (packet()?, options),
+        What::Ipvs(options) => (ipvs()?, options),
+    };
+    bench.current_dir(command::root()).args(["--out", RESULTS]);
+    bench.args(options.quick.then_some("--quick"));
+    bench.args(options.case.iter().flat_map(|filter| ["--case", filter]));
+    command::run(&mut bench)
+}
+
+fn packet() -> Result<Command> {
     ensure!(
         rustix::process::geteuid().is_root(),
         "the benchmark loads programs for the kernel: run it as root"
     );
     setup::toolchain()?;
+    bench("packet")
+}
+
+/// No need of root: the virtual machine has its own.
+fn ipvs() -> Result<Command> {
+    setup::run()?;
+    let guest = build::test_program("lb-guest")?;
+    let mut bench = bench("ipvs")?;
+    bench.arg("--guest").arg(guest);
+    Ok(bench)
+}
+
+fn bench(verb: &str) -> Result<Command> {
     let mut bench = Command::new(build::test_program("lb-bench")?);
-    bench.current_dir(command::root()).args(["packet", "--out", RESULTS]);
-    bench.args(options.quick.then_some("--quick"));
-    bench.args(options.case.iter().flat_map(|filter| ["--case", filter]));
-    command::run(&mut bench)
+    bench.arg(verb);
+    Ok(bench)
 }

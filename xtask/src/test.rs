@@ -108,13 +108,13 @@ impl Test {
         self.cargo_test(&what, &["--test-threads", &threads])
     }
 
-    /// Does every program load on the other kernel? With `--full` also the oracle and the net suite there, many minutes
-    /// each. What is emulated should not be slow as well: those get the optimised program, and the net layer's tests go
-    /// with it.
+    /// Does every program load on the other kernel, and can its instructions be counted? With `--full` also the oracle and the
+    /// net suite there, many minutes each. What is emulated should not be slow as well: those get the optimised program, and
+    /// the net layer's tests go with it.
     fn vm(&self) -> Result<()> {
         if !self.full {
-            return self
-                .cargo_test(&["--package", "lb-tests", "--test", "vm_verifier"], &["--test-threads", "1"]);
+            let tests = ["--package", "lb-tests", "--test", "vm_verifier", "--test", "vm_count"];
+            return self.cargo_test(&tests, &["--test-threads", "1"]);
         }
         let lb_user = build::lb_user(&build::Options { release: true })?;
         let suites = names(Layer::Net)?;

@@ -12,9 +12,9 @@ use lb_common::host::rules::{Memory as _, NewDest, NewService, Rules};
 use lb_common::reason::Reason;
 use lb_common::sched::Scheduler;
 
-use super::driver::{Driver, Plan, Target};
+use super::driver::{Driver, Fields, Plan, Target};
 use crate::bpf::Program;
-use crate::case::{self, Engine as _, FAMILIES, Nic, ROUTER};
+use crate::case::{self, Engine as _, FAMILIES, HOSTS, Nic, ROUTER};
 use crate::packets::{Packet, tcp};
 use crate::run;
 
@@ -74,7 +74,7 @@ pub enum Kind {
     /// Of so many connections that are there, at random.
     Established(Path, u32),
     /// Each of a new connection, scheduled to one of so many dests.
-    New(Scheduler, u32),
+    New(Path, Scheduler, u32),
     /// The same, while the table is full of connections that never got further.
     Flood,
     /// For no address of ours.
@@ -112,7 +112,7 @@ impl Case {
                 for path in Path::ALL {
                     all.extend(FLOWS.map(|flows| of(Kind::Established(path, flows))));
                 }
-                all.extend(new.map(|(scheduler, dests)| of(Kind::New(scheduler, dests))));
+                all.extend(new.map(|(scheduler, dests)| of(Kind::New(Path::Ipip, scheduler, dests))));
                 all.push(of(Kind::Flood));
             }
         }
@@ -125,9 +125,7 @@ impl Case {
         let proto = if self.proto == Proto::TCP { "tcp" } else { "udp" };
         match self.kind {
             Kind::Established(path, flows) => format!("{family} {proto} {} {flows}", path.name()),
-            Kind::New(scheduler, dests) => {
-                format!("{family} {proto} new {} {dests}", format!("{scheduler:?}").to_lowercase())
-            }
+            Kind::New(_, scheduler, dests) => format!("{family} {proto} new {} {dests}", scheduler.name()),
             Kind::Flood => format!("{family} {proto} flood"),
             Kind::Foreign => format!("{family} pass"),
         }
@@ -154,23 +152,52 @@ impl Case {
             },
         );
         let mut rules = Rules::new();
-        let scheduler = if let Kind::New(scheduler, _) = self.kind { scheduler } else { Scheduler::Rr };
-        let vip = Addr::from(case::vip(self.family));
-        let service = NewService::new(self.family, self.proto, vip, PORTS.0, scheduler);
-        let service = rules.add_service(maps, &service);
+        let service = rules.add_service(maps, &self.service());
         self.dests().iter().for_each(|dest| {
             rules.add_dest(maps, service, dest);
         });
         let steps = Steps { case: self, program, driver };
         match self.kind {
-            Kind::Established(path, flows) => steps.establish(path, flows),
-            Kind::New(..) => self.request(tcp::SYN),
-            Kind::Flood => steps.fill(slots),
+            Kind::Established(_, flows) => steps.establish(flows)?,
+            Kind::Flood => steps.fill(slots * 3)?,
+            Kind::New(..) | Kind::Foreign => {}
+        }
+        let plan = self.measured()?;
+        Ok(if self.kind == Kind::Flood { plan.starting(slots * 3) } else { plan })
+    }
+
+    /// The service.
+    pub fn service(&self) -> NewService {
+        let scheduler = if let Kind::New(_, scheduler, _) = self.kind { scheduler } else { Scheduler::Rr };
+        NewService::new(self.family, self.proto, Addr::from(case::vip(self.family)), PORTS.0, scheduler)
+    }
+
+    /// What each flow sends and gets before it is established, and what that has to be counted as.
+    pub fn beginning(&self) -> Result<Vec<(Plan, Reason)>> {
+        let begins = (self.request(tcp::SYN)?, Reason::Forwarded);
+        let goes_on = (self.request(tcp::ACK)?, Reason::Forwarded);
+        Ok(match self.kind {
+            // Where replies are measured, there is one server, whose answers are seen.
+            Kind::Established(Path::NatReply, _) => {
+                vec![begins, (self.answer(tcp::SYN | tcp::ACK)?, Reason::Replied), goes_on]
+            }
+            Kind::Established(..) => vec![begins, goes_on],
+            _ => Vec::new(),
+        })
+    }
+
+    /// The packets to measure with.
+    pub fn measured(&self) -> Result<Plan> {
+        match self.kind {
+            Kind::Established(Path::NatReply, flows) => Ok(self.answer(tcp::ACK)?.random(flows)),
+            Kind::Established(_, flows) => Ok(self.request(tcp::ACK)?.random(flows)),
+            Kind::New(..) | Kind::Flood => self.request(tcp::SYN),
             Kind::Foreign => self.foreign(),
         }
     }
 
-    fn dests(&self) -> Vec<NewDest> {
+    /// The service's dests.
+    pub fn dests(&self) -> Vec<NewDest> {
         let family = self.family;
         let segment = |host: u8, method| NewDest::new(family, on_front(family, host), PORTS.1, method);
         let behind = |number: u32, tunnel| {
@@ -187,7 +214,13 @@ impl Case {
             Kind::Established(Path::Gue, _) => {
                 (1..=4).map(|number| behind(number, (TunType::Gue, 0, Port::new(6080)))).collect()
             }
-            Kind::New(_, dests) => (1..=dests).map(ipip).collect(),
+            Kind::New(Path::Ipip, _, dests) => (1..=dests).map(ipip).collect(),
+            Kind::New(path, scheduler, dests) => {
+                let dest = |number| NewDest::new(family, server(family, number), PORTS.1, path.method());
+                // One that has its fill would send newcomers on to nobody.
+                let weight = if scheduler == Scheduler::Ovf { 65_535 } else { 1 };
+                (1..=dests).map(|number| NewDest { weight, ..dest(number) }).collect()
+            }
             _ => (1..=4).map(ipip).collect(),
         }
     }
@@ -196,8 +229,7 @@ impl Case {
     fn request(&self, flags: u8) -> Result<Plan> {
         let (client, vip) = (self.client(), case::vip(self.family));
         let frame = case::from_client(self.packet((client, 1024), (vip, PORTS.0), flags));
-        let (address_at, port_at) = if self.family == Family::V4 { (26, 34) } else { (34, 54) };
-        Plan::new(&frame.bytes(), address_at, port_at, FLOWS_OF_A_CLIENT)
+        Plan::new(&frame.bytes(), self.sender(), FLOWS_OF_A_CLIENT)
     }
 
     /// The first server's packets, flow by flow.
@@ -205,15 +237,29 @@ impl Case {
         let server = Nic::Front.host(self.family, SERVERS[0]);
         let packet = self.packet((server, PORTS.1), (self.client(), 1024), flags);
         let frame = case::from_host(Nic::Front, SERVERS[0], packet);
-        let (address_at, port_at) = if self.family == Family::V4 { (30, 36) } else { (50, 56) };
-        Plan::new(&frame.bytes(), address_at, port_at, FLOWS_OF_A_CLIENT)
+        let Fields { address_at, port_at, .. } = self.sender();
+        let address_at = address_at + if self.family == Family::V4 { 4 } else { 16 };
+        Plan::new(
+            &frame.bytes(),
+            Fields { address_at, port_at: port_at + 2, ..self.sender() },
+            FLOWS_OF_A_CLIENT,
+        )
+    }
+
+    /// Where things are if the client is the sender.
+    fn sender(&self) -> Fields {
+        let (address_at, transport, header_sum_at) = match self.family {
+            Family::V4 => (14 + 12, 14 + 20, 14 + 10),
+            Family::V6 => (14 + 8 + 12, 14 + 40, 0),
+        };
+        let sum_at = transport + if self.proto == Proto::TCP { 16 } else { 6 };
+        Fields { address_at, port_at: transport, header_sum_at, sum_at }
     }
 
     fn foreign(&self) -> Result<Plan> {
         let ends = ((self.client(), 1024), (Nic::Front.host(self.family, ROUTER), PORTS.0));
         let frame = case::from_client(self.packet(ends.0, ends.1, tcp::ACK));
-        let (address_at, port_at) = if self.family == Family::V4 { (26, 34) } else { (34, 54) };
-        Ok(Plan::new(&frame.bytes(), address_at, port_at, FLOWS_OF_A_CLIENT)?.random(65_536))
+        Ok(Plan::new(&frame.bytes(), self.sender(), FLOWS_OF_A_CLIENT)?.random(65_536))
     }
 
     fn packet(&self, from: (IpAddr, u16), to: (IpAddr, u16), flags: u8) -> Packet {
@@ -240,6 +286,17 @@ fn on_front(family: Family, host: u8) -> Addr {
     Addr::from(Nic::Front.host(family, host))
 }
 
+/// Servers of the front segment beside the cases' own hosts.
+fn server(family: Family, number: u32) -> Addr {
+    Addr::from(match family {
+        Family::V4 => IpAddr::from(Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(10, 1, 4, 0)) + number)),
+        Family::V6 => Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 4, number as u16).into(),
+    })
+}
+
+/// How many of them are known.
+const NUMBERED: u32 = 256;
+
 fn tunnel_end(family: Family, number: u32) -> IpAddr {
     match family {
         Family::V4 => Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(10, 200, 0, 0)) + number).into(),
@@ -247,19 +304,31 @@ fn tunnel_end(family: Family, number: u32) -> IpAddr {
     }
 }
 
-/// What the cases' world lacks: the way to these clients and tunnel ends. For the thread's namespace.
-pub fn world() -> Result<()> {
+/// What the cases' world lacks: the way by `card` to these clients, servers and tunnel ends. For the thread's namespace.
+pub fn world(card: &str) -> Result<()> {
     let mut lines = String::new();
-    // The IPv6 clients' network is the cases' own.
-    for (family, net) in
-        [(Family::V4, "100.64.0.0/10"), (Family::V4, "10.200.0.0/16"), (Family::V6, "fd0c::/64")]
-    {
+    for (family, net) in [
+        (Family::V4, "100.64.0.0/10"),
+        (Family::V4, "10.200.0.0/16"),
+        (Family::V6, "2001:db8::/64"),
+        (Family::V6, "fd0c::/64"),
+    ] {
         let router = Nic::Front.host(family, ROUTER);
-        writeln!(lines, "route replace {net} via {router} dev {}", Nic::Front.name())?;
+        writeln!(lines, "route replace {net} via {router} dev {card}")?;
+    }
+    for family in FAMILIES {
+        let hosts = HOSTS.map(|host| on_front(family, host));
+        for address in hosts.into_iter().chain((1..=NUMBERED).map(|number| server(family, number))) {
+            let address = address.to_ip(family);
+            writeln!(lines, "neighbour replace {address} lladdr {SERVERS_MAC} dev {card} nud permanent")?;
+        }
     }
     run::run_with(Command::new("ip").args(["-batch", "-"]), lines.as_bytes(), run::LIMIT)?.ok()?;
     Ok(())
 }
+
+/// Nobody looks whose it is.
+const SERVERS_MAC: &str = "02:00:00:00:01:0b";
 
 /// Packets before the ones that are measured.
 struct Steps<'a> {
@@ -270,24 +339,15 @@ struct Steps<'a> {
 
 impl Steps<'_> {
     /// Makes connections and takes them to where packets flow both ways.
-    fn establish(mut self, path: Path, flows: u32) -> Result<Plan> {
-        let case = self.case;
-        let (begins, goes_on) = (case.request(tcp::SYN)?, case.request(tcp::ACK)?);
-        let (agrees, answers) = (case.answer(tcp::SYN | tcp::ACK)?, case.answer(tcp::ACK)?);
-        // Where replies are measured, there is one server, whose answers are seen.
-        let replies = path == Path::NatReply;
-        let packets: &[_] = if replies {
-            &[(begins, Reason::Forwarded), (agrees, Reason::Replied), (goes_on, Reason::Forwarded)]
-        } else {
-            &[(begins, Reason::Forwarded), (goes_on, Reason::Forwarded)]
-        };
+    fn establish(mut self, flows: u32) -> Result<()> {
+        let packets = self.case.beginning()?;
         let mut missing = 0;
         for from in (0..flows).step_by(BATCH as usize) {
-            missing += self.batch(packets, from, BATCH.min(flows - from))?;
+            missing += self.batch(&packets, from, BATCH.min(flows - from))?;
         }
         let share = f64::from(missing) / f64::from(flows);
         ensure!(share <= super::measure::TOLERANCE, "{missing} of {flows} connections cannot be made");
-        Ok(if replies { answers } else { goes_on }.random(flows))
+        Ok(())
     }
 
     /// Some connections at a time. A full bucket gives up one that is only begun for another one: then it goes by halves.
@@ -305,10 +365,9 @@ impl Steps<'_> {
     }
 
     /// Fills the table with connections that never get further.
-    fn fill(self, slots: u32) -> Result<Plan> {
-        let mut plan = self.case.request(tcp::SYN)?;
-        self.driver.run(Target::Lb, &mut plan, slots * 3)?;
-        Ok(plan)
+    fn fill(self, connections: u32) -> Result<()> {
+        self.driver.run(Target::Lb, &mut self.case.measured()?, connections)?;
+        Ok(())
     }
 
     /// One packet each of these flows. Were all counted as expected?

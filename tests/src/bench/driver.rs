@@ -1,9 +1,9 @@
-//! The driver program (`lb-ebpf/src/bench.rs`) and its plan. A test run repeats it many times in one system call; the
-//! thread's CPU time over the call, by the packets, is the figure.
+//! The driver program (`lb-ebpf/src/bench.rs`) and its plan. A test run repeats it many times in one system call; what a
+//! clock shows over the call, by the packets, is the figure.
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, MapData, ProgramArray};
-use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 
 /// Bytes of a packet's head that are put back each time; packets are at least as long.
@@ -16,6 +16,8 @@ pub enum Target {
     Floor = 0,
     /// The balancer.
     Lb = 1,
+    /// The kernel's own stack.
+    Stack = 2,
 }
 
 /// What packets are made from. The driver's map has it.
@@ -32,8 +34,12 @@ pub struct Plan {
     pub cursor: u32,
     /// Where the last word of the client's address is.
     pub address_at: u32,
-    /// Where the client's port is.
+    /// Where the client's port is, 1024 in `head`.
     pub port_at: u32,
+    /// Where the checksum over addresses alone is; 0: there is none.
+    pub header_sum_at: u32,
+    /// Where the checksum over addresses and ports is.
+    pub sum_at: u32,
     /// The first flow's address word, host order.
     pub address: u32,
     /// A client has two to the power of this many flows.
@@ -45,14 +51,28 @@ pub struct Plan {
 unsafe impl aya::Pod for Plan {}
 
 impl Plan {
-    /// For this frame, client's address word and port at these offsets, one flow after the other.
-    pub fn new(frame: &[u8], address_at: usize, port_at: usize, ports: u32) -> Result<Self> {
+    /// For this frame, whose fields are at these offsets, one flow after the other.
+    pub fn new(frame: &[u8], fields: Fields, ports: u32) -> Result<Self> {
+        let Fields { address_at, port_at, header_sum_at, sum_at } = fields;
         let head = frame.get(..HEAD).and_then(|head| head.try_into().ok());
         let head: [u8; HEAD] = head.context("a frame shorter than the driver writes")?;
-        let word = frame.get(address_at..address_at + 4).and_then(|word| word.try_into().ok());
+        let at = address_at as usize;
+        let word = frame.get(at..at + 4).and_then(|word| word.try_into().ok());
         let address = u32::from_be_bytes(word.context("an address outside the frame")?);
-        let (len, address_at, port_at) = (frame.len() as u32, address_at as u32, port_at as u32);
-        Ok(Self { head, len, flows: 0, cursor: 0, address_at, port_at, address, ports, target: 0 })
+        let (len, flows, cursor, target) = (frame.len() as u32, 0, 0, 0);
+        Ok(Self {
+            head,
+            len,
+            flows,
+            cursor,
+            address_at,
+            port_at,
+            header_sum_at,
+            sum_at,
+            address,
+            ports,
+            target,
+        })
     }
 
     /// From this flow on.
@@ -66,11 +86,24 @@ impl Plan {
     }
 }
 
+/// Where in a frame is what differs from flow to flow.
+#[derive(Debug, Clone, Copy)]
+pub struct Fields {
+    /// The last word of the client's address.
+    pub address_at: u32,
+    /// The client's port.
+    pub port_at: u32,
+    /// The checksum over addresses alone; 0: there is none.
+    pub header_sum_at: u32,
+    /// The checksum over addresses and ports.
+    pub sum_at: u32,
+}
+
 /// What a run came to.
 #[derive(Debug, Clone, Copy)]
 pub struct Ran {
-    /// Nanoseconds of CPU time for a packet.
-    pub ns: f64,
+    /// Steps of the driver's clock for a packet.
+    pub cost: f64,
     /// The last packet's verdict.
     pub verdict: u32,
 }
@@ -82,27 +115,36 @@ pub struct Driver {
     /// The programs have to be in it for as long as they are called.
     _targets: ProgramArray<MapData>,
     card: u32,
+    clock: fn() -> u64,
 }
 
+/// Packets that the stack gets at a time, as from a card's driver.
+const BATCH: u32 = 64;
+
 impl Driver {
-    /// A driver of `lb`, whose packets come in by a card.
-    pub fn new(lb: &Xdp, card: u32) -> Result<Self> {
+    /// A driver of `lb`, if there is one, whose packets come in by a card.
+    pub fn new(lb: Option<&Xdp>, card: u32, clock: fn() -> u64) -> Result<Self> {
         let mut ebpf = EbpfLoader::new().load(lb_user::program::BENCH).context("loading the bench object")?;
-        for name in ["driver", "floor"] {
+        for name in ["driver", "floor", "pass"] {
             let program: &mut Xdp = ebpf.program_mut(name).context("no such program")?.try_into()?;
             program.load().with_context(|| format!("the kernel refuses {name}"))?;
         }
         let mut targets = ProgramArray::try_from(ebpf.take_map("targets").context("no map targets")?)?;
-        let floor: &Xdp = ebpf.program("floor").context("no program floor")?.try_into()?;
-        targets.set(Target::Floor as u32, floor.fd()?, 0)?;
-        targets.set(Target::Lb as u32, lb.fd()?, 0)?;
+        for (target, name) in [(Target::Floor, "floor"), (Target::Stack, "pass")] {
+            let program: &Xdp = ebpf.program(name).context("no such program")?.try_into()?;
+            targets.set(target as u32, program.fd()?, 0)?;
+        }
+        if let Some(lb) = lb {
+            targets.set(Target::Lb as u32, lb.fd()?, 0)?;
+        }
         let plan = Array::try_from(ebpf.take_map("plan").context("no map plan")?)?;
-        Ok(Self { ebpf, plan, _targets: targets, card })
+        Ok(Self { ebpf, plan, _targets: targets, card, clock })
     }
 
     /// Runs `packets` packets of a plan, which goes on where they stop.
     pub fn run(&mut self, target: Target, plan: &mut Plan, packets: u32) -> Result<Ran> {
         plan.target = target as u32;
+        let alive = target == Target::Stack;
         self.plan.set(0, *plan, 0)?;
         let mut frame = vec![0; plan.len as usize];
         frame[..HEAD].copy_from_slice(&plan.head);
@@ -113,19 +155,24 @@ impl Driver {
             data_in: Some(&frame),
             ctx_in: Some(&context),
             repeat: packets,
+            attrs: if alive { TestRunAttrs::new().xdp_live_frames(BATCH) } else { TestRunAttrs::new() },
             ..TestRunOptions::new()
         };
-        let before = thread_time();
+        let before = (self.clock)();
         let answer = driver.test_run(options).context("running the driver")?;
-        let took = thread_time() - before;
-        ensure!(answer.return_value != 0, "the driver could not make its packet or call the program");
+        let took = (self.clock)() - before;
+        // Of packets that live on, the kernel tells no verdict.
+        ensure!(
+            alive || answer.return_value != 0,
+            "the driver could not make its packet or call the program"
+        );
         *plan = self.plan.get(&0, 0)?;
-        Ok(Ran { ns: took as f64 / f64::from(packets), verdict: answer.return_value })
+        Ok(Ran { cost: took as f64 / f64::from(packets), verdict: answer.return_value })
     }
 }
 
 /// CPU time of this thread, in nanoseconds.
-fn thread_time() -> u64 {
+pub fn thread_time() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: a place for the answer.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };

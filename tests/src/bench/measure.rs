@@ -34,6 +34,35 @@ impl Effort {
     pub const QUICK: Self = Self { rounds: 5, packets: 20_000 };
 }
 
+/// What rounds came to, in steps of the driver's clock for a packet.
+#[derive(Debug, Clone, Copy)]
+pub struct Rounds {
+    /// The floor's median.
+    pub floor: f64,
+    /// The other's median.
+    pub raw: f64,
+    /// The best round of each: what an idle machine would show.
+    pub best: f64,
+    /// Half the distance between the quartiles of the rounds' differences.
+    pub noise: f64,
+}
+
+/// The floor and what is measured take turns.
+pub fn take_turns(rounds: u32, mut turn: impl FnMut() -> Result<(f64, f64)>) -> Result<Rounds> {
+    let (mut floors, mut raws, mut deltas) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let (floor, raw) = turn()?;
+        floors.push(floor);
+        raws.push(raw);
+        deltas.push(raw - floor);
+    }
+    deltas.sort_by(f64::total_cmp);
+    let quarter = deltas.len() / 4;
+    let noise = (deltas[deltas.len() - 1 - quarter] - deltas[quarter]) / 2.0;
+    let best = least(&raws) - least(&floors);
+    Ok(Rounds { floor: median(floors), raw: median(raws), best, noise })
+}
+
 /// A case's figures.
 #[derive(Debug, Clone)]
 pub struct Figure {
@@ -79,8 +108,9 @@ pub fn all(effort: Effort, filter: &str, mut show: impl FnMut(&Figure) + Send) -
     };
     bpf::with_sizes(&sizes, |program| {
         driver::pin()?;
-        cases::world()?;
-        let mut driver = Driver::new(program.lb()?, program.card(Nic::Front))?;
+        cases::world(Nic::Front.name())?;
+        let card = program.card(Nic::Front);
+        let mut driver = Driver::new(Some(program.lb()?), card, driver::thread_time)?;
         let mut figures = Vec::new();
         for case in cases {
             let name = case.name();
@@ -100,28 +130,22 @@ fn one(case: Case, program: &mut Program, driver: &mut Driver, effort: Effort) -
     driver.run(Target::Floor, &mut floor_plan, packets)?;
     driver.run(Target::Lb, &mut plan, packets)?;
     let before = program.maps().reasons()?;
-    let (mut floors, mut raws, mut deltas) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..effort.rounds {
+    let rounds = take_turns(effort.rounds, || {
         let floor = driver.run(Target::Floor, &mut floor_plan, packets)?;
         let raw = driver.run(Target::Lb, &mut plan, packets)?;
         ensure!(floor.verdict == XDP_TX, "the floor program's verdict is {}", floor.verdict);
-        floors.push(floor.ns);
-        raws.push(raw.ns);
-        deltas.push(raw.ns - floor.ns);
-    }
+        Ok((floor.cost, raw.cost))
+    })?;
     let verdicts = moved(&before, &program.maps().reasons()?);
     let packets = u64::from(effort.rounds) * u64::from(packets);
     let expected = verdicts.get(case.expected().label()).copied().unwrap_or(0);
     let right = expected as f64 >= packets as f64 * (1.0 - TOLERANCE);
-    deltas.sort_by(f64::total_cmp);
-    let quarter = deltas.len() / 4;
-    let noise_ns = (deltas[deltas.len() - 1 - quarter] - deltas[quarter]) / 2.0;
-    let best_ns = least(&raws) - least(&floors);
-    let (floor_ns, raw_ns) = (median(floors), median(raws));
+    let Rounds { floor: floor_ns, raw: raw_ns, best: best_ns, noise: noise_ns } = rounds;
     Ok(Figure { case, floor_ns, raw_ns, best_ns, noise_ns, packets, verdicts, right })
 }
 
-const XDP_TX: u32 = 3;
+/// The floor program's verdict.
+pub const XDP_TX: u32 = 3;
 
 /// Packets in a round: new connections must not fill more than half of the table in all rounds together.
 fn share(case: &Case, effort: Effort) -> u32 {

@@ -4,9 +4,11 @@
 //! - [`cases`]: what is measured: rules, packets, and what has to become of them.
 //! - [`measure`]: rounds, medians, checks.
 //! - [`report`] and [`plot`]: the table, the file for other programs, the picture.
+//! - [`ipvs`]: the same with kernel IPVS beside it, in instructions: `cargo xtask bench ipvs`.
 
 pub mod cases;
 pub mod driver;
+pub mod ipvs;
 pub mod measure;
 pub mod plot;
 pub mod report;

@@ -6,14 +6,23 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
-use lb_tests::bench::measure::{self, Effort, Figure};
-use lb_tests::bench::{plot, report};
+use lb_tests::bench::measure::{self, Effort};
+use lb_tests::bench::{ipvs, plot, report};
+use serde_json::Value;
 
 /// Measures the balancer.
 #[derive(Parser)]
 enum Verb {
     /// Nanoseconds of a packet in the loaded program
     Packet(Options),
+    /// Instructions of a packet in the virtual machine, ours and kernel IPVS's
+    Ipvs {
+        #[command(flatten)]
+        options: Options,
+        /// The program that runs in the virtual machine
+        #[arg(long, value_name = "FILE")]
+        guest: PathBuf,
+    },
 }
 
 #[derive(clap::Args)]
@@ -30,8 +39,11 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    let Verb::Packet(options) = Verb::parse();
-    match packet(&options) {
+    let done = match Verb::parse() {
+        Verb::Packet(options) => packet(&options),
+        Verb::Ipvs { options, guest } => against_ipvs(&options, &guest),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lb-bench: {error:#}");
@@ -44,19 +56,28 @@ fn packet(options: &Options) -> Result<()> {
     let effort = if options.quick { Effort::QUICK } else { Effort::WHOLE };
     println!("{}", report::heading());
     let figures = measure::all(effort, &options.case, |figure| println!("{}", report::line(figure)))?;
-    write(&options.out, &figures)?;
+    write(&options.out, "packet", &report::json(&figures), |file| plot::draw(&figures, file))?;
     let wrong: Vec<String> = figures.iter().filter(|figure| !figure.right).map(|f| f.case.name()).collect();
     ensure!(wrong.is_empty(), "not every packet was what it should be: {}", wrong.join(", "));
     Ok(())
 }
 
-fn write(folder: &Path, figures: &[Figure]) -> Result<()> {
+fn against_ipvs(options: &Options, guest: &Path) -> Result<()> {
+    println!("in the virtual machine, a few minutes …");
+    let counts = ipvs::host::run(guest, &options.case, options.quick)?;
+    println!("{}; {}\n{}", counts.kernel, counts.check, ipvs::report::heading());
+    counts.figures.iter().for_each(|figure| println!("{}", ipvs::report::line(figure)));
+    let json = ipvs::report::json(&counts.figures);
+    write(&options.out, "ipvs", &json, |file| ipvs::plot::draw(&counts.figures, file))
+}
+
+fn write(folder: &Path, name: &str, json: &Value, draw: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-    let file = folder.join("packet.json");
-    let text = serde_json::to_string_pretty(&report::json(figures))?;
+    let file = folder.join(format!("{name}.json"));
+    let text = serde_json::to_string_pretty(json)?;
     fs::write(&file, text + "\n").with_context(|| format!("writing {}", file.display()))?;
-    let picture = folder.join("packet.svg");
-    plot::draw(figures, &picture)?;
+    let picture = folder.join(format!("{name}.svg"));
+    draw(&picture)?;
     println!("\nwritten: {} {}", file.display(), picture.display());
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! What runs inside the virtual machine (see `lb_tests::vm`).
 
 use anyhow::{Result, bail};
+use lb_tests::bench::ipvs;
 use lb_tests::vm::{load, oracle};
 use std::env;
 use std::path::Path;
@@ -21,10 +22,20 @@ fn main() -> ExitCode {
     }
 }
 
+const USAGE: &str = "\
+lb-guest load
+lb-guest oracle CASES OUT
+lb-guest instructions quick|whole FILTER
+lb-guest kernel-ipvs FILTER";
+
 fn run(words: &[&str]) -> Result<String> {
     match words {
         ["load"] => load::all(),
         ["oracle", cases, out] => oracle::play(Path::new(cases), Path::new(out)),
-        _ => bail!("lb-guest load | lb-guest oracle CASES OUT"),
+        ["instructions", effort @ ("quick" | "whole"), filter] => {
+            ipvs::guest::run(filter, *effort == "quick")
+        }
+        ["kernel-ipvs", filter] => ipvs::guest::kernel_twice(filter),
+        _ => bail!(USAGE),
     }
 }
