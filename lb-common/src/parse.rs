@@ -209,6 +209,12 @@ impl<F: Ip> Seen<F> {
         self.sport = Port::from_wire(u16::from_ne_bytes(ports.src));
         self.dport = Port::from_wire(u16::from_ne_bytes(ports.dst));
     }
+    /// Takes the ports from a word: source in the lower half, both in wire order.
+    #[inline(always)]
+    pub fn take_ports(&mut self, word: u32) {
+        self.sport = Port::from_wire(word as u16);
+        self.dport = Port::from_wire((word >> 16) as u16);
+    }
     /// The flow, if a client sent the packet.
     #[inline(always)]
     pub fn flow(&self) -> crate::flow::Flow<F::Addr> {

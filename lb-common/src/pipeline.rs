@@ -26,7 +26,7 @@ use crate::sip::Call;
 use crate::state::{self, sctp::SctpState, tcp::TcpState};
 use crate::table::{self, Hit, Place, Wanted};
 use crate::tables::{Direction, FragKey, Tables};
-use crate::wire::{Ports, ethertype};
+use crate::wire::ethertype;
 
 /// What the pass works on. The kernel program keeps it in per-CPU memory, for the sake of its stack.
 #[repr(C, align(8))]
@@ -280,10 +280,12 @@ fn sides<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>, l3: 
     if t.settings().nat_icmp_send.load() != 0 { Ok(Step::unexpected()) } else { Err(Reason::ReplyUnknown) }
 }
 
-/// A first fragment leaves its ports for the later ones; a later one takes them. False: the first was not seen.
+/// A first fragment leaves its ports for the later ones; a later one takes them. One that has overtaken its first takes
+/// those of the last datagram between the two hosts that came in fragments: right while they have one such connection at
+/// a time, and where it is wrong nothing is lost that dropping it would not lose. False: there was none.
 #[inline(never)]
 fn join_fragment<F: Ip, T: Tables>(t: &T, seen: &mut Seen<F>) -> bool {
-    let key = FragKey {
+    let mut key = FragKey {
         src: seen.src.wide(),
         dst: seen.dst.wide(),
         id: seen.id,
@@ -291,11 +293,19 @@ fn join_fragment<F: Ip, T: Tables>(t: &T, seen: &mut Seen<F>) -> bool {
         family: F::FAMILY as u16,
     };
     if seen.fragment == Fragment::First {
-        t.fragment_put(&key, seen.sport.wire() as u32 | (seen.dport.wire() as u32) << 16);
+        let ports = seen.sport.wire() as u32 | (seen.dport.wire() as u32) << 16;
+        t.fragment_put(&key, ports);
+        key.make_last();
+        t.fragment_put(&key, ports);
         return true;
     }
-    let Some(word) = t.fragment_get(&key) else { return false };
-    seen.set_ports(&Ports { src: (word as u16).to_ne_bytes(), dst: ((word >> 16) as u16).to_ne_bytes() });
+    let mut ports = t.fragment_get(&key);
+    if ports.is_none() {
+        key.make_last();
+        ports = t.fragment_get(&key);
+    }
+    let Some(ports) = ports else { return false };
+    seen.take_ports(ports);
     true
 }
 

@@ -124,7 +124,7 @@ reasons! {
     ReplyUnknown = Pass, "reply-unknown", "from a server, but of no connection";
     TtlPassed = Pass, "ttl-passed", "a reply whose TTL ends here: the stack answers";
     ForwardingOff = Pass, "forwarding-off", "the way to the client needs ip_forward";
-    FragmentUnknown = Drop, "fragment-unknown", "a later fragment whose first was not seen";
+    FragmentUnknown = Drop, "fragment-unknown", "a later fragment before its first, and no datagram before it to go by";
     DestGone = Drop, "dest-gone", "connection of a deleted server";
     NoDest = Drop, "no-dest", "no server available";
     NoNeighbour = Drop, "no-neighbour", "next hop's link address unknown";

@@ -132,8 +132,17 @@ pub struct FragKey {
     pub id: u32,
     /// Protocol, family.
     pub proto: u16,
-    /// `AF_` number.
+    /// `AF_` number; and a bit, see [`FragKey::make_last`].
     pub family: u16,
+}
+
+impl FragKey {
+    /// Of the last datagram between the two hosts that came in fragments, whatever its identification.
+    #[inline(always)]
+    pub fn make_last(&mut self) {
+        self.id = 0;
+        self.family |= 1 << 15;
+    }
 }
 
 /// Maps, clock, randomness and routes.

@@ -15,7 +15,7 @@ use lb_tests::case::{
     service, to_client, to_host, vip,
 };
 use lb_tests::packets::tcp::{ACK, FIN, RST, SYN};
-use lb_tests::packets::{Body, Packet};
+use lb_tests::packets::{Body, Frame, Packet, Part};
 
 lb_tests::tests!(
     an_error_starts_a_connection,
@@ -25,6 +25,8 @@ lb_tests::tests!(
     servers_are_not_told,
     packets_go_to_their_own_destination,
     packets_that_cannot,
+    fragments_out_of_order,
+    fragments_of_answers_out_of_order,
 );
 
 const PROTOS: [Proto; 3] = [Proto::TCP, Proto::UDP, Proto::SCTP];
@@ -292,7 +294,7 @@ fn packets_go_to_their_own_destination() -> Result<()> {
     run_all(&cases)
 }
 
-fn bypassed(frame: lb_tests::packets::Frame) -> Expect {
+fn bypassed(frame: Frame) -> Expect {
     Expect::Leaves(Way::Redirect, Reason::Bypassed, Box::new(frame))
 }
 
@@ -334,6 +336,96 @@ fn packets_that_cannot() -> Result<()> {
         let case = marked("too long", family, "");
         let (sent, quoted) = (from_client(long.clone()), onward(&long));
         cases.push(case.answers(&sent, told(&quoted, [(3, 4), (2, 0)], MTU)));
+    }
+    run_all(&cases)
+}
+
+fn piece(packet: Packet, part: Part, id: u32) -> Packet {
+    packet.with(|p| (p.part, p.id) = (Some(part), Some(id as _)))
+}
+
+const FIRST: Part = Part { from: 0, to: Some(48) };
+const LATER: Part = Part { from: 48, to: None };
+
+/// A fragment that overtakes the first goes where the datagram before it went; without one it is dropped.
+fn fragments_out_of_order() -> Result<()> {
+    let mut cases = Vec::new();
+    for family in FAMILIES {
+        for (method, port) in [(Method::Nat, 8080), (Method::Route, 80), (Method::Tunnel, 80)] {
+            let data = vec![3; 100];
+            let asked = |id, part| piece(Packet::udp(us(family), (vip(family), 80), &data), part, id);
+            let sent = |id, part| {
+                let server = Nic::Back.host(family, 11);
+                let whole = match method {
+                    Method::Nat => Packet::udp(us(family), (server, port), &data),
+                    _ => Packet::udp(us(family), (vip(family), 80), &data),
+                };
+                let inner = onward(&piece(whole, part, id));
+                to_host(
+                    Nic::Back,
+                    11,
+                    match method {
+                        Method::Tunnel => {
+                            let ttl = inner.ttl;
+                            let outer =
+                                Packet::new(Nic::Back.host(family, 1), server, Body::Ip(Box::new(inner)));
+                            outer.with(|p| (p.ttl, p.id) = (ttl, None))
+                        }
+                        _ => inner,
+                    },
+                )
+            };
+            let dests = [dest(Nic::Back, family, 11, port, method)];
+            let rules = service(family, Proto::UDP, 80, Scheduler::Rr);
+            let overtaking = from_client(asked(0x77, LATER));
+            let elsewhere =
+                piece(Packet::udp((client(family, 8), 1025), (vip(family), 80), &data), LATER, 0x78);
+            cases.push(
+                Case::new(format!("fragments {family:?} {method:?}"), rules, &dests)
+                    .drops(&from_client(asked(0x70, LATER)), Reason::FragmentUnknown)
+                    .forwards(Nic::Front, Way::Redirect, &from_client(asked(0x71, FIRST)), sent(0x71, FIRST))
+                    .forwards(Nic::Front, Way::Redirect, &from_client(asked(0x71, LATER)), sent(0x71, LATER))
+                    .forwards(Nic::Front, Way::Redirect, &overtaking, sent(0x77, LATER))
+                    .forwards(Nic::Front, Way::Redirect, &from_client(asked(0x77, FIRST)), sent(0x77, FIRST))
+                    .step(Step::Traffic(0, [4, 0, 1]))
+                    // Another client's is none of these.
+                    .drops(&from_client(elsewhere), Reason::FragmentUnknown)
+                    .step(Step::Delete(0))
+                    .drops(&from_client(asked(0x79, LATER)), Reason::DestGone)
+                    .step(Step::Wait(301))
+                    .step(Step::Sweep)
+                    .passes(&from_client(asked(0x7a, LATER)), Reason::NoConnection),
+            );
+        }
+    }
+    run_all(&cases)
+}
+
+fn fragments_of_answers_out_of_order() -> Result<()> {
+    let mut cases = Vec::new();
+    for family in FAMILIES {
+        let data = vec![3; 100];
+        let server = (Nic::Back.host(family, 11), 8080);
+        let dests = [dest(Nic::Back, family, 11, 8080, Method::Nat)];
+        let asked = Packet::udp(us(family), (vip(family), 80), b"hello");
+        let passed_on = onward(&Packet::udp(us(family), server, b"hello"));
+        let answer =
+            |id, part| from_host(Nic::Back, 11, piece(Packet::udp(server, us(family), &data), part, id));
+        let sent =
+            |id, part| to_client(onward(&piece(Packet::udp((vip(family), 80), us(family), &data), part, id)));
+        let overtaking = answer(0x77, LATER);
+        let alone =
+            Step::Send(Nic::Back, answer(0x70, LATER).bytes(), Expect::Drops(Reason::FragmentUnknown));
+        cases.push(
+            Case::new(format!("answers {family:?}"), service(family, Proto::UDP, 80, Scheduler::Rr), &dests)
+                .forwards(Nic::Front, Way::Redirect, &from_client(asked), to_host(Nic::Back, 11, passed_on))
+                .step(alone)
+                .replies(Nic::Back, Way::Redirect, &answer(0x71, FIRST), sent(0x71, FIRST))
+                .replies(Nic::Back, Way::Redirect, &answer(0x71, LATER), sent(0x71, LATER))
+                .replies(Nic::Back, Way::Redirect, &overtaking, sent(0x77, LATER))
+                .replies(Nic::Back, Way::Redirect, &answer(0x77, FIRST), sent(0x77, FIRST))
+                .step(Step::Traffic(0, [1, 4, 1])),
+        );
     }
     run_all(&cases)
 }
