@@ -1,10 +1,11 @@
 //! A dest's connection counts and its overload flag.
 //!
 //! Whoever changes a connection's control word by compare-and-exchange, and only the winner, calls one of these: so
-//! the counts equal the entries at any quiet moment.
+//! the counts equal the entries at any quiet moment. After that, and where its stack has room for it, it calls
+//! [`changed`].
 
-use crate::cell::Cell32;
 use crate::dest::Dest;
+use crate::tables::Tables;
 
 /// A new connection of the dest. IPVS (recent): the overload flag is set when the count becomes exactly `upper`.
 #[inline(always)]
@@ -45,6 +46,15 @@ pub fn lower(dest: &Dest) -> u32 {
 /// A connection became active, or stopped being so.
 #[inline(always)]
 pub fn set_active(dest: &Dest, active: bool) {
-    let add = |c: &Cell32, n: u32| c.add(n);
-    add(&dest.active, if active { 1 } else { u32::MAX });
+    // A barrier: who reads the count after it has seen the dest in its tree's queue sees it changed.
+    dest.active.fetch_add(if active { 1 } else { u32::MAX });
+}
+
+/// The dest's counts, or its flag, are no longer what its service's tree has of them, if it has a tree.
+#[inline(always)]
+pub fn changed<T: Tables>(t: &T, dest: &Dest) {
+    let record = dest.record.load();
+    if record != 0 {
+        t.tree_touch(record);
+    }
 }

@@ -12,7 +12,7 @@ use crate::parse::Seen;
 use crate::persist;
 use crate::pipeline::{Step, Work};
 use crate::reason::Reason;
-use crate::sched::{self, Ask, CacheKey, Cached, Candidate, Scheduler, View};
+use crate::sched::{self, Ask, CacheKey, Cached, Candidate, Scheduler, View, tree};
 use crate::service::{SIP, SchedState, Service, ServiceKey, flags};
 use crate::state;
 use crate::table::{Birth, Inserted, Insertion};
@@ -318,17 +318,19 @@ impl<T: Tables> View for ServiceView<'_, T> {
         self.tables.list(self.service.table.wrapping_add(at))
     }
     #[inline(always)]
+    fn tree(&self) -> u32 {
+        if self.service.table_len == 0 {
+            return tree::ABSENT;
+        }
+        self.tables.tree_winner(self.service.table, self.service.scheduler as u32)
+    }
+    #[inline(always)]
     fn dest(&self, number: u32) -> Option<Candidate> {
         let dest = self.tables.dest(number)?;
-        Some(Candidate {
-            dest: number,
-            weight: dest.weight.load(),
-            active: dest.active.load(),
-            total: dest.total.load(),
-            overloaded: dest.overloaded.load() != 0,
-            // A cache may name a slot that has become another service's.
-            available: dest.available() && dest.service.load() == self.service.slot,
-        })
+        let candidate = Candidate::of(number, dest);
+        // A cache may name a slot that has become another service's.
+        let ours = dest.service.load() == self.service.slot;
+        Some(Candidate { available: candidate.available && ours, ..candidate })
     }
     #[inline(always)]
     fn random(&self) -> u32 {

@@ -211,8 +211,8 @@ pub struct Dest {
     pub overloaded: Cell32,
     /// When `total` last fell to 0, in ticks.
     pub idle_since: Cell32,
-    /// The control side's own notes (order of creation).
-    pub serial: Cell32,
+    /// Its record in its service's tree, a word of `lists` ([`crate::sched::tree`]); 0 = there is none.
+    pub record: Cell32,
     /// The service's protocol (first byte), 1 for one by mark (second byte), and virtual port (upper half, wire order).
     pub virtual_port: Cell32,
     /// Zero.

@@ -64,7 +64,8 @@ pub struct Service {
     pub list: u32,
     /// Length of the dest list.
     pub dests: u32,
-    /// First word of the scheduler's table in `lists` (sh, dh, mh), if it has one.
+    /// First word of the scheduler's table in `lists` (sh, dh, mh), or of its tree (lc, wlc, sed, nq, lblc, lblcr of many
+    /// dests), if it has one.
     pub table: u32,
     /// Length of the scheduler's table.
     pub table_len: u32,

@@ -251,6 +251,7 @@ pub fn advance<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, proto: Proto, state: u
         && let Some(dest) = t.dest(hit.dest())
     {
         account::set_active(dest, active != 0);
+        account::changed(t, dest);
     }
     refresh(&life.last, now);
 }
@@ -294,11 +295,8 @@ pub struct Inserted(pub u64);
 impl Inserted {
     const SLOT: u64 = 1 << 32;
     const EXISTING: u64 = 1 << 33;
+    const BURIED_SHIFT: u32 = 34;
 
-    #[inline(always)]
-    const fn made(slot: u32) -> Self {
-        Self(slot as u64 | Self::SLOT)
-    }
     #[inline(always)]
     const fn existing(slot: u32) -> Self {
         Self(slot as u64 | Self::SLOT | Self::EXISTING)
@@ -306,6 +304,21 @@ impl Inserted {
     #[inline(always)]
     const fn refused(reason: Reason) -> Self {
         Self(reason as u64)
+    }
+    /// What became of [`claim`].
+    #[inline(always)]
+    const fn of_claim(claimed: u64) -> Self {
+        Self(claimed & u32::MAX as u64 | Self::SLOT | (claimed >> 32) << Self::BURIED_SHIFT)
+    }
+    /// While it is on its way: number plus 1 of the dest that lost a connection to this one; 0 = none did.
+    #[inline(always)]
+    const fn buried(self) -> u32 {
+        (self.0 >> Self::BURIED_SHIFT) as u32
+    }
+    /// Without that.
+    #[inline(always)]
+    const fn arrived(self) -> Self {
+        Self(self.0 & ((1 << Self::BURIED_SHIFT) - 1))
     }
     /// Is there an entry now, and did this call make it?
     #[inline(always)]
@@ -331,7 +344,23 @@ pub fn insert<F: Ip, T: Tables>(t: &T, new: &Insertion<F>) -> Inserted {
     }
     let result = insert_locked::<F, T>(t, bucket, new);
     release_lock(lock);
+    // Not where the counts are changed: that has no stack left for a call.
+    dest_changed(t, result.buried());
+    let result = result.arrived();
+    if result.is_new() && new.birth.dest & bound::NO_DEST == 0 {
+        dest_changed(t, (new.birth.dest & bound::DEST).wrapping_add(1));
+    }
     result
+}
+
+/// [`account::changed`] of the dest with this number plus 1; 0 = none.
+#[inline(always)]
+fn dest_changed<T: Tables>(t: &T, word: u32) {
+    if let Some(number) = word.checked_sub(1)
+        && let Some(dest) = t.dest(number)
+    {
+        account::changed(t, dest);
+    }
 }
 
 #[inline(always)]
@@ -368,14 +397,14 @@ fn insert_locked<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, new: &Insertion<F>
     }
     // The flow's last entry, run out but not swept yet, goes first: a flow is never in the table twice.
     if bucket.way(0).tag().load() & tag::OVERFLOW != 0 {
-        let slot = t.claim(new, true, RANK_SAME);
-        if slot != NO_SLOT {
-            return Inserted::made(slot);
+        let claimed = t.claim(new, true, RANK_SAME);
+        if claimed != NO_SLOT {
+            return Inserted::of_claim(claimed);
         }
     }
-    let slot = t.claim(new, false, 1);
-    if slot != NO_SLOT {
-        return Inserted::made(slot);
+    let claimed = t.claim(new, false, 1);
+    if claimed != NO_SLOT {
+        return Inserted::of_claim(claimed);
     }
     if t.overflow_make::<F>(new.place.bucket).is_none() {
         return Inserted::refused(Reason::TableFull);
@@ -384,7 +413,7 @@ fn insert_locked<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, new: &Insertion<F>
     lock.store(lock.load() | tag::OVERFLOW);
     match t.claim(new, true, 1) {
         NO_SLOT => Inserted::refused(Reason::TableFull),
-        slot => Inserted::made(slot),
+        claimed => Inserted::of_claim(claimed),
     }
 }
 
@@ -424,12 +453,12 @@ struct Victim {
 }
 
 /// No entry could be had.
-pub const NO_SLOT: u32 = u32::MAX;
+pub const NO_SLOT: u64 = u64::MAX;
 
 /// Takes the best victim of rank `least` or better in the place's bucket, or its second one, and makes it the new entry.
-/// Returns its slot, or [`NO_SLOT`].
+/// Returns its slot, with what [`bury`] returned in the upper half, or [`NO_SLOT`].
 #[inline(always)]
-pub fn claim<F: Ip, T: Tables>(t: &T, new: &Insertion<F>, second: bool, least: u32) -> u32 {
+pub fn claim<F: Ip, T: Tables>(t: &T, new: &Insertion<F>, second: bool, least: u32) -> u64 {
     let n = new.place.bucket;
     let (found, over) = if second { (t.overflow::<F>(n), SLOT_OVERFLOW) } else { (t.bucket::<F>(n), 0) };
     let Some(bucket) = found else { return NO_SLOT };
@@ -464,16 +493,18 @@ pub fn claim<F: Ip, T: Tables>(t: &T, new: &Insertion<F>, second: bool, least: u
     if !life.ctl.compare_exchange(best.ctl, ctl::reborn(best.ctl, ctl::BUSY)) {
         return NO_SLOT;
     }
-    if ctl::is_live(best.ctl) {
-        t.bury(entry.tag().load(), best.ctl, life.dest.load(), slot, now);
-    }
+    let buried = if ctl::is_live(best.ctl) {
+        t.bury(entry.tag().load(), best.ctl, life.dest.load(), slot, now)
+    } else {
+        0
+    };
     entry.write(&new.wanted.flow, new.birth.tag | new.wanted.flow.proto.0 as u32);
     life.last.store(new.birth.last);
     life.dest.store(tied::<F, T>(t, slot, ctl::reborn(best.ctl, ctl::LIVE), new));
     life.packets.store(new.birth.packets);
     count_in(t, &new.birth);
     life.ctl.swap(ctl::reborn(best.ctl, ctl::LIVE | new.birth.ctl));
-    slot
+    slot as u64 | (buried as u64) << 32
 }
 
 /// A new entry's [`bound`] word. Its template is told before the entry is published: nobody can take it out, and itself
@@ -506,9 +537,11 @@ fn count_in<T: Tables>(t: &T, birth: &Birth) {
     }
 }
 
-/// Takes an entry out of its dest's counts and off its template. Called by whoever took it from live.
+/// Takes an entry out of its dest's counts and off its template. Called by whoever took it from live. Returns the dest
+/// whose connections are fewer now, number plus 1, for [`dest_changed`]; 0 = none.
 #[inline(always)]
-pub fn bury<T: Tables>(t: &T, tag_word: u32, ctl_word: u32, dest_word: u32, slot: u32, now: u32) {
+pub fn bury<T: Tables>(t: &T, tag_word: u32, ctl_word: u32, dest_word: u32, slot: u32, now: u32) -> u32 {
+    let mut fewer = 0;
     if dest_word & bound::NO_DEST == 0
         && let Some(dest) = t.dest(dest_word & bound::DEST)
     {
@@ -516,6 +549,7 @@ pub fn bury<T: Tables>(t: &T, tag_word: u32, ctl_word: u32, dest_word: u32, slot
             dest.templates.fetch_sub(1);
         } else {
             account::unbind(dest, ctl_word & ctl::ACTIVE != 0, now);
+            fewer = (dest_word & bound::DEST).wrapping_add(1);
         }
     }
     if dest_word & bound::CONTROLLED != 0 {
@@ -524,6 +558,7 @@ pub fn bury<T: Tables>(t: &T, tag_word: u32, ctl_word: u32, dest_word: u32, slot
     if tag_word & tag::ENGINE != 0 {
         t.call_drop(control_key(slot, ctl_word & ctl::IDENTITY));
     }
+    fewer
 }
 
 /// Removes an entry, if it is still what it was. True: this call did it.
@@ -535,7 +570,8 @@ pub fn remove<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, now: u32) -> bool {
     if !life.ctl.compare_exchange(hit.ctl, ctl::reborn(hit.ctl, ctl::FREE)) {
         return false;
     }
-    t.bury(tag_word, hit.ctl, dest, hit.slot, now);
+    let fewer = t.bury(tag_word, hit.ctl, dest, hit.slot, now);
+    dest_changed(t, fewer);
     true
 }
 

@@ -7,7 +7,7 @@ use core::ops::ControlFlow;
 
 use crate::addr::{Addr, Family};
 use crate::admit::{self, Question};
-use crate::cell::Cell32;
+use crate::cell::{Cell32, Cell64};
 use crate::defence;
 use crate::dest::{Dest, Hop, SharedHop};
 use crate::ip::Ip;
@@ -16,7 +16,7 @@ use crate::packet::Packet;
 use crate::persist;
 use crate::pipeline::{Step, Work};
 use crate::reason::Reason;
-use crate::sched::{CacheKey, Cached};
+use crate::sched::{CacheKey, Cached, tree};
 use crate::service::{SchedState, Service, ServiceKey};
 use crate::settings::Settings;
 use crate::sip::Call;
@@ -31,7 +31,7 @@ pub const LOOPBACK: u32 = 1;
 pub const FILTER_BITS: u32 = 16;
 
 /// Layout version of all maps together. A binary never reads maps of another version as its own.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// The way asked for.
 #[repr(C, align(8))]
@@ -166,8 +166,13 @@ pub trait Tables {
     fn mark_rule(&self, at: u32) -> Option<&MarkRule>;
     /// A service's scheduler memory.
     fn sched(&self, service: u32) -> Option<&SchedState>;
-    /// A word of the lists: dest numbers, scheduler tables.
-    fn list(&self, at: u32) -> Option<u32>;
+    /// A word of the lists: dest numbers, scheduler tables, trees.
+    fn list_cell(&self, at: u32) -> Option<&Cell64>;
+    /// The number in a word of the lists.
+    #[inline(always)]
+    fn list(&self, at: u32) -> Option<u32> {
+        Some(self.list_cell(at)?.load() as u32)
+    }
     /// A dest slot.
     fn dest(&self, dest: u32) -> Option<&Dest>;
     /// What lblc or lblcr remembers of an address.
@@ -242,14 +247,14 @@ pub trait Tables {
         admit::open(self, work, question, dest)
     }
     /// [`table::bury`].
-    fn bury(&self, tag: u32, ctl: u32, dest: u32, slot: u32, now: u32)
+    fn bury(&self, tag: u32, ctl: u32, dest: u32, slot: u32, now: u32) -> u32
     where
         Self: Sized,
     {
-        table::bury(self, tag, ctl, dest, slot, now);
+        table::bury(self, tag, ctl, dest, slot, now)
     }
     /// [`table::claim`].
-    fn claim<F: Ip>(&self, new: &Insertion<F>, second: bool, least: u32) -> u32
+    fn claim<F: Ip>(&self, new: &Insertion<F>, second: bool, least: u32) -> u64
     where
         Self: Sized,
     {
@@ -276,6 +281,27 @@ pub trait Tables {
         Self: Sized,
     {
         defence::thin_out::<F, Self>(self, bucket);
+    }
+    /// [`tree::winner`].
+    fn tree_winner(&self, base: u32, scheduler: u32) -> u32
+    where
+        Self: Sized,
+    {
+        tree::winner(self, base, scheduler)
+    }
+    /// [`tree::climb`].
+    fn tree_climb(&self, base: u32, leaf: u32)
+    where
+        Self: Sized,
+    {
+        tree::climb(self, base, leaf);
+    }
+    /// [`tree::touch`].
+    fn tree_touch(&self, record: u32)
+    where
+        Self: Sized,
+    {
+        tree::touch(self, record);
     }
 
     /// Runs `step` for 0, 1, … until it breaks or `count` is reached.

@@ -11,6 +11,7 @@ use aya_ebpf::helpers::generated::{
 };
 use lb_common::addr::{Addr, Family};
 use lb_common::admit::{self, Question};
+use lb_common::cell::Cell64;
 use lb_common::conn::{Bucket4, Bucket6};
 use lb_common::defence;
 use lb_common::dest::{Dest, Hop, Route, SharedHop};
@@ -20,7 +21,7 @@ use lb_common::packet::Packet;
 use lb_common::persist;
 use lb_common::pipeline::{Step, Work, Workspace};
 use lb_common::reason::Reason;
-use lb_common::sched::{CacheKey, Cached};
+use lb_common::sched::{CacheKey, Cached, tree};
 use lb_common::service::{SchedState, Service, ServiceKey};
 use lb_common::settings::Settings;
 use lb_common::sip::Call;
@@ -124,8 +125,8 @@ impl Tables for Kernel {
         SCHED.get(service)
     }
     #[inline(always)]
-    fn list(&self, at: u32) -> Option<u32> {
-        LISTS.get(at).copied()
+    fn list_cell(&self, at: u32) -> Option<&Cell64> {
+        LISTS.get(at)
     }
     #[inline(always)]
     fn dest(&self, dest: u32) -> Option<&Dest> {
@@ -299,14 +300,14 @@ impl Tables for Kernel {
         })
     }
     #[inline(always)]
-    fn bury(&self, tag: u32, ctl: u32, dest: u32, slot: u32, now: u32) {
-        lb_bury(tag, ctl, dest, slot, now);
+    fn bury(&self, tag: u32, ctl: u32, dest: u32, slot: u32, now: u32) -> u32 {
+        lb_bury(tag, ctl, dest, slot, now) as u32
     }
     #[inline(always)]
-    fn claim<F: Ip>(&self, _: &Insertion<F>, second: bool, least: u32) -> u32 {
+    fn claim<F: Ip>(&self, _: &Insertion<F>, second: bool, least: u32) -> u64 {
         match F::FAMILY {
-            Family::V4 => lb_claim4(second as u32, least) as u32,
-            Family::V6 => lb_claim6(second as u32, least) as u32,
+            Family::V4 => lb_claim4(second as u32, least),
+            Family::V6 => lb_claim6(second as u32, least),
         }
     }
     #[inline(always)]
@@ -333,6 +334,18 @@ impl Tables for Kernel {
             Family::V4 => lb_thin_out4(bucket),
             Family::V6 => lb_thin_out6(bucket),
         };
+    }
+    #[inline(always)]
+    fn tree_winner(&self, base: u32, scheduler: u32) -> u32 {
+        lb_tree_winner(base, scheduler) as u32
+    }
+    #[inline(always)]
+    fn tree_climb(&self, base: u32, leaf: u32) {
+        lb_tree_climb(base, leaf);
+    }
+    #[inline(always)]
+    fn tree_touch(&self, record: u32) {
+        lb_tree_touch(record);
     }
     #[inline(always)]
     fn repeat<A>(&self, count: u32, acc: &mut A, step: impl Fn(&Self, &mut A, u32) -> ControlFlow<()>) {
@@ -469,28 +482,27 @@ extern "C" fn lb_open6(dest: u32) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_claim4(second: u32, least: u32) -> u64 {
-    let Some(scratch) = scratch() else { return table::NO_SLOT as u64 };
+    let Some(scratch) = scratch() else { return table::NO_SLOT };
     // SAFETY: `insert` is under way with this member.
     let new = unsafe { &scratch.insertion.v4 };
-    table::claim(&Kernel::detached(), new, second != 0, least) as u64
+    table::claim(&Kernel::detached(), new, second != 0, least)
 }
 
 /// [`table::claim`] for the IPv6 entry in the scratch memory.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_claim6(second: u32, least: u32) -> u64 {
-    let Some(scratch) = scratch() else { return table::NO_SLOT as u64 };
+    let Some(scratch) = scratch() else { return table::NO_SLOT };
     // SAFETY: `insert` is under way with this member.
     let new = unsafe { &scratch.insertion.v6 };
-    table::claim(&Kernel::detached(), new, second != 0, least) as u64
+    table::claim(&Kernel::detached(), new, second != 0, least)
 }
 
 /// [`table::bury`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_bury(tag: u32, ctl: u32, dest: u32, slot: u32, now: u32) -> u64 {
-    table::bury(&Kernel::detached(), tag, ctl, dest, slot, now);
-    0
+    table::bury(&Kernel::detached(), tag, ctl, dest, slot, now) as u64
 }
 
 /// [`table::retire`], IPv4.
@@ -537,6 +549,29 @@ extern "C" fn lb_insert4() -> u64 {
 extern "C" fn lb_insert6() -> u64 {
     // SAFETY: the caller has just written this member.
     scratch().map_or(INTERNAL, |s| unsafe { table::insert(&Kernel::detached(), &s.insertion.v6).0 })
+}
+
+/// [`tree::winner`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_tree_winner(base: u32, scheduler: u32) -> u64 {
+    tree::winner(&Kernel::detached(), base, scheduler) as u64
+}
+
+/// [`tree::climb`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_tree_climb(base: u32, leaf: u32) -> u64 {
+    tree::climb(&Kernel::detached(), base, leaf);
+    0
+}
+
+/// [`tree::touch`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_tree_touch(record: u32) -> u64 {
+    tree::touch(&Kernel::detached(), record);
+    0
 }
 
 /// What is too big for the stack: arguments of the functions above. One per CPU; nothing else runs there meanwhile.

@@ -4,6 +4,7 @@
 use aya_ebpf::btf_maps::Array as TimerArray;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, ProgramArray};
+use lb_common::cell::Cell64;
 use lb_common::conn::{Bucket4, Bucket6};
 use lb_common::dest::Dest;
 use lb_common::local::{Desk, Other, Peer};
@@ -40,7 +41,7 @@ pub static MARKS: Array<MarkRule> = Array::with_max_entries(2 * mark::MOST, MMAP
 pub static SCHED: Array<SchedState> = Array::with_max_entries(16384, MMAPABLE);
 /// Dest lists and scheduler tables, named by services.
 #[map(name = "lists")]
-pub static LISTS: Array<u32> = Array::with_max_entries(1 << 20, MMAPABLE);
+pub static LISTS: Array<Cell64> = Array::with_max_entries(1 << 20, MMAPABLE);
 /// Dest slots.
 #[map(name = "dests")]
 pub static DESTS: Array<Dest> = Array::with_max_entries(131_072, MMAPABLE);

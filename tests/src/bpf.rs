@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, ProgramArray};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use lb_common::cell::Cell32;
+use lb_common::cell::{Cell32, Cell64};
 use lb_common::conn::{Bucket4, Bucket6, Entry, Ways, ctl};
 use lb_common::dest::Dest;
 use lb_common::host::Memory;
@@ -230,7 +230,6 @@ pub struct Maps {
     settings: Mapped,
     filter: Mapped,
     sched: Mapped,
-    /// In an ARRAY each word has eight bytes.
     lists: Mapped,
     dests: Mapped,
     conns4: Mapped,
@@ -341,8 +340,8 @@ impl Memory for Maps {
     fn sched(&self, service: u32) -> Option<&SchedState> {
         self.sched.all().get(service as usize)
     }
-    fn list(&self, at: u32) -> Option<&Cell32> {
-        self.lists.all().get(2 * at as usize)
+    fn list(&self, at: u32) -> Option<&Cell64> {
+        self.lists.all().get(at as usize)
     }
     fn dest(&self, dest: u32) -> Option<&Dest> {
         self.dests.all().get(dest as usize)

@@ -7,10 +7,13 @@ use lb_common::addr::{Family, Proto};
 use lb_common::dest::Method;
 use lb_common::host::rules::{Memory as _, NewDest, Rules, know_all};
 use lb_common::mark::MarkRule;
+use lb_common::reason::Reason;
 use lb_common::sched::Scheduler;
 use lb_common::service::flags;
 use lb_tests::bpf;
-use lb_tests::case::{Engine, FAMILIES, Nic, Way, by_mark, client, dest, from_client, service, set_up, vip};
+use lb_tests::case::{
+    Engine, FAMILIES, Nic, Outcome, Way, by_mark, client, dest, from_client, service, set_up, vip,
+};
 use lb_tests::host::Host;
 use lb_tests::packets::{Packet, tcp};
 
@@ -20,6 +23,7 @@ lb_tests::tests!(
     hashes_agree_between_engines,
     an_address_stays_where_it_was,
     a_set_of_servers_grows_and_shrinks,
+    many_dests,
 );
 
 /// Hosts by letter: A is the dest added first.
@@ -289,4 +293,147 @@ fn run_lblcr<E: Engine>(engine: &mut E) -> Result<()> {
 fn a_set_of_servers_grows_and_shrinks() -> Result<()> {
     run_lblcr(&mut Host::new())?;
     bpf::with_sizes(&ROOMY, run_lblcr)
+}
+
+/// Enough for a tree.
+const MANY: u32 = 60;
+
+/// The many dests of a service, newest first, and the kernel's rule over them.
+struct Crowd<'a, E: Engine> {
+    engine: &'a mut E,
+    rules: Rules,
+    scheduler: Scheduler,
+    family: Family,
+    list: Vec<u32>,
+    /// Connections made.
+    made: u32,
+}
+
+/// Dest `number`: told apart by its port.
+fn one_of_many(family: Family, number: u32, weight: u32) -> NewDest {
+    let host = HOSTS[number as usize % HOSTS.len()];
+    NewDest { weight, ..dest(Nic::Back, family, host, 1000 + number as u16, Method::Nat) }
+}
+
+impl<'a, E: Engine> Crowd<'a, E> {
+    fn new(engine: &'a mut E, family: Family, scheduler: Scheduler) -> Result<Self> {
+        engine.reset()?;
+        let mut rules = Rules::new();
+        let service = rules.add_service(engine.memory(), &service(family, Proto::TCP, 80, scheduler));
+        let new: Vec<NewDest> = (0..MANY).map(|n| one_of_many(family, n, n % 4)).collect();
+        rules.add_dests(engine.memory(), service, &new);
+        Ok(Self { engine, rules, scheduler, family, list: (0..MANY).rev().collect(), made: 0 })
+    }
+
+    /// Whom a walk over the list finds, by the counts as they are.
+    fn expected(&self) -> Option<u32> {
+        let memory = self.engine.memory();
+        let mut best: Option<(u32, u64, u64)> = None;
+        for number in &self.list {
+            let slot = memory.dest(*number)?;
+            let (active, weight) = (u64::from(slot.active.load()), u64::from(slot.weight.load()));
+            if weight == 0 || slot.overloaded.load() != 0 {
+                continue;
+            }
+            let load = 256 * active + u64::from(slot.total.load());
+            let (cost, weight) = match self.scheduler {
+                Scheduler::Nq if active == 0 => return Some(*number),
+                Scheduler::Sed | Scheduler::Nq => (active + 1, weight),
+                Scheduler::Lc => (load, 1),
+                _ => (load, weight),
+            };
+            if best.is_none_or(|(_, least, of)| least * weight > cost * of) {
+                best = Some((*number, cost, weight));
+            }
+        }
+        best.map(|(number, ..)| number)
+    }
+
+    /// So many new connections.
+    fn connect(&mut self, count: u32, what: &str) -> Result<()> {
+        for _ in 0..count {
+            let wanted = self.expected();
+            let got = self.open()?;
+            self.made += 1;
+            ensure!(
+                got == wanted,
+                "{}, {:?} {:?}, {what}, connection {}: {got:?} instead of {wanted:?}",
+                E::NAME,
+                self.family,
+                self.scheduler,
+                self.made
+            );
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, n: u32, flags: u8) -> Result<Outcome> {
+        let from = (client(self.family, 1 + (n % 200) as u8), 2000 + n as u16);
+        let frame = from_client(Packet::tcp(from, (vip(self.family), 80), flags, b"")).bytes();
+        self.engine.run(Nic::Front, &frame)
+    }
+
+    /// A connection ends; one that had to make room for another is gone already.
+    fn close(&mut self, n: u32) -> Result<()> {
+        let outcome = self.send(n, tcp::RST)?;
+        ensure!([Reason::Forwarded, Reason::NoConnection].contains(&outcome.reason), "{:?}", outcome.reason);
+        Ok(())
+    }
+
+    /// A new connection; the dest it went to. `None`: told that there is none.
+    fn open(&mut self) -> Result<Option<u32>> {
+        let outcome = self.send(self.made, tcp::SYN)?;
+        if outcome.way == Way::Transmit {
+            return Ok(None);
+        }
+        let at = if self.family == Family::V4 { 14 + 20 + 2 } else { 14 + 40 + 2 };
+        let port = u16::from_be_bytes([outcome.frame[at], outcome.frame[at + 1]]);
+        ensure!(outcome.way == Way::Redirect && port >= 1000, "{:?}: {:?}", outcome.way, outcome.reason);
+        Ok(Some(u32::from(port) - 1000))
+    }
+
+    fn act(mut self) -> Result<()> {
+        self.connect(90, "at first")?;
+        for n in (0..60).step_by(3) {
+            self.close(n)?;
+        }
+        self.connect(20, "some are closed")?;
+        for (number, weight) in [(3, 0), (4, 3), (59, 0), (58, 9)] {
+            self.rules.set_weight(self.engine.memory(), number, weight);
+        }
+        self.connect(20, "other weights")?;
+        for number in [57, 0, 30] {
+            self.rules.delete_dest(self.engine.memory(), number);
+            self.list.retain(|other| *other != number);
+        }
+        self.connect(10, "three are gone")?;
+        self.rules.add_dest(self.engine.memory(), 0, &one_of_many(self.family, 30, 2));
+        self.list.insert(0, 30);
+        self.connect(10, "one is back")?;
+        let limited = NewDest { thresholds: (2, 1), ..one_of_many(self.family, MANY, 5) };
+        self.rules.add_dest(self.engine.memory(), 0, &limited);
+        self.list.insert(0, MANY);
+        self.connect(20, "one has a limit")?;
+        // The closed ones run out; the limit is lifted by the sweep that takes them out.
+        self.close(self.made - 20)?;
+        self.close(self.made - 19)?;
+        self.engine.pass_time(12);
+        self.engine.sweep()?;
+        self.connect(20, "some have run out")
+    }
+}
+
+fn run_many<E: Engine>(engine: &mut E) -> Result<()> {
+    for family in FAMILIES {
+        for scheduler in [Scheduler::Lc, Scheduler::Wlc, Scheduler::Sed, Scheduler::Nq] {
+            Crowd::new(engine, family, scheduler)?.act()?;
+        }
+    }
+    Ok(())
+}
+
+/// What a tree says is what a walk over all finds, however counts and lists change.
+fn many_dests() -> Result<()> {
+    run_many(&mut Host::new())?;
+    bpf::with(run_many)
 }

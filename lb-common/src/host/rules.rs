@@ -6,10 +6,10 @@ use std::vec;
 use std::vec::Vec;
 
 use crate::addr::{Addr, Family, Port, Proto};
-use crate::cell::Cell32;
+use crate::cell::{Cell32, Cell64};
 use crate::dest::{Dest, Method, TunType, status};
 use crate::ip::filter_bit;
-use crate::sched::{BuildDest, Scheduler, build, on_change, table_len};
+use crate::sched::{BuildDest, Scheduler, build, on_change, table_len, tree};
 use crate::service::{SchedState, Service, ServiceKey, flags};
 use crate::settings::Settings;
 use crate::tables::{FILTER_BITS, refresh};
@@ -23,7 +23,7 @@ pub trait Memory {
     /// A service's scheduler memory.
     fn sched(&self, service: u32) -> Option<&SchedState>;
     /// A word of the lists.
-    fn list(&self, at: u32) -> Option<&Cell32>;
+    fn list(&self, at: u32) -> Option<&Cell64>;
     /// A dest slot.
     fn dest(&self, dest: u32) -> Option<&Dest>;
     /// Puts a service's value, or takes it out.
@@ -150,6 +150,20 @@ impl Rules {
 
     /// Adds a dest to a service and returns its number. One that was deleted before comes back with its connections.
     pub fn add_dest<M: Memory>(&mut self, m: &M, service: u32, new: &NewDest) -> u32 {
+        let number = self.enlist(m, service, new);
+        self.publish(m, service);
+        number
+    }
+
+    /// Adds dests to a service, seen by packets all at once.
+    pub fn add_dests<M: Memory>(&mut self, m: &M, service: u32, new: &[NewDest]) {
+        new.iter().for_each(|new| {
+            self.enlist(m, service, new);
+        });
+        self.publish(m, service);
+    }
+
+    fn enlist<M: Memory>(&mut self, m: &M, service: u32, new: &NewDest) -> u32 {
         let number = self.deleted_before(m, service, new).unwrap_or(self.dests);
         self.dests = self.dests.max(number + 1);
         let slot = dest(m, number);
@@ -165,7 +179,7 @@ impl Rules {
         let old = row.list.clone();
         row.list.insert(0, number);
         row.value.thresholds |= u8::from(new.thresholds.0 != 0);
-        self.changed(m, service, &old);
+        self.remember(m, service, &old);
         number
     }
 
@@ -208,31 +222,42 @@ impl Rules {
         })
     }
 
-    /// Writes a service's list and table in fresh words, then the value that names them.
     fn changed<M: Memory>(&mut self, m: &M, service: u32, old: &[u32]) {
+        self.remember(m, service, old);
+        self.publish(m, service);
+    }
+
+    /// A single change of a list: the scheduler's memory follows every one.
+    fn remember<M: Memory>(&mut self, m: &M, service: u32, old: &[u32]) {
+        let (Some(row), Some(state)) = (self.row(service), m.sched(service)) else { return };
+        let dests: Vec<BuildDest> = row.list.iter().map(|number| as_built(m, *number)).collect();
+        let memory = on_change(row.scheduler, old, &dests, state.cursor.load());
+        (row.value.gcd, row.value.max_weight) = (memory.gcd, memory.max_weight);
+        state.cursor.store(memory.cursor);
+    }
+
+    /// Writes a service's list and table in fresh words, then the value that names them; last, the dests' places in its
+    /// tree.
+    fn publish<M: Memory>(&mut self, m: &M, service: u32) {
         let at = self.lists;
         let Some(row) = self.row(service) else { return };
         let dests: Vec<BuildDest> = row.list.iter().map(|number| as_built(m, *number)).collect();
-        let mut table = vec![0; table_len(row.scheduler)];
+        let mut table = vec![0; table_len(row.scheduler, dests.len())];
         // An mh table too small for its dests stays as it was, as in IPVS; no set-up here has that many.
         let built = build(row.scheduler, &dests, &mut table);
         assert!(built.is_ok(), "more dests than the scheduler's table has places");
         let words = row.list.iter().chain(&table);
-        words.zip(at..).for_each(|(word, at)| word_of(m.list(at)).store(*word));
+        words.zip(at..).for_each(|(word, at)| word_of(m.list(at)).store(u64::from(*word)));
         let (row_dests, words) = (row.list.len() as u32, (row.list.len() + table.len()) as u32);
-        let Some(state) = m.sched(service) else { return };
-        let memory = on_change(row.scheduler, old, &dests, state.cursor.load());
         row.value = Service {
             list: at,
             dests: row_dests,
             table: at + row_dests,
             table_len: table.len() as u32,
-            gcd: memory.gcd,
-            max_weight: memory.max_weight,
             ..row.value
         };
-        state.cursor.store(memory.cursor);
         m.put_service(&row.key, Some(&row.value));
+        plant(m, row);
         self.lists += words;
     }
 
@@ -256,14 +281,27 @@ fn dest<M: Memory>(m: &M, number: u32) -> &Dest {
     dest
 }
 
-fn word_of(word: Option<&Cell32>) -> &Cell32 {
+fn word_of(word: Option<&Cell64>) -> &Cell64 {
     let Some(word) = word else { unreachable!("the lists are too small for these rules") };
     word
 }
 
+/// Tells the dests of a published service their records, and opens its tree.
+fn plant<M: Memory>(m: &M, row: &Row) {
+    let has_tree = tree::len(row.scheduler, row.list.len()) != 0;
+    for (number, place) in row.list.iter().zip(0..) {
+        let record = if has_tree { tree::record(row.value.table, row.value.dests, place) } else { 0 };
+        dest(m, *number).record.store(record);
+    }
+    if has_tree {
+        word_of(m.list(row.value.table)).swap(tree::OPEN);
+    }
+}
+
 fn mark_deleted<M: Memory>(m: &M, number: u32) {
-    let status = &dest(m, number).status;
-    status.store(status.load() & !status::AVAILABLE);
+    let slot = dest(m, number);
+    slot.record.store(0);
+    slot.status.store(slot.status.load() & !status::AVAILABLE);
 }
 
 /// The counts belong to the packet path: they stay.

@@ -136,7 +136,7 @@ pub struct HostTables {
     services: Services,
     sched: Box<[SchedState]>,
     marks: Vec<MarkRule>,
-    lists: Box<[Cell32]>,
+    lists: Box<[Cell64]>,
     dests: Box<[Dest]>,
     caches: Caches,
     stats: Box<[SharedCounters]>,
@@ -336,8 +336,8 @@ impl Tables for HostTables {
     fn sched(&self, service: u32) -> Option<&SchedState> {
         self.sched.get(service as usize)
     }
-    fn list(&self, at: u32) -> Option<u32> {
-        self.lists.get(at as usize).map(Cell32::load)
+    fn list_cell(&self, at: u32) -> Option<&Cell64> {
+        self.lists.get(at as usize)
     }
     fn dest(&self, dest: u32) -> Option<&Dest> {
         self.dests.get(dest as usize)
@@ -445,7 +445,7 @@ impl Memory for HostTables {
     fn sched(&self, service: u32) -> Option<&SchedState> {
         self.sched.get(service as usize)
     }
-    fn list(&self, at: u32) -> Option<&Cell32> {
+    fn list(&self, at: u32) -> Option<&Cell64> {
         self.lists.get(at as usize)
     }
     fn dest(&self, dest: u32) -> Option<&Dest> {

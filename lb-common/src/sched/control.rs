@@ -1,6 +1,6 @@
 //! What the control side does for schedulers when a service's dests change: their tables, cursors and figures.
 
-use super::{Scheduler, dh, mh, rr, sh, wrr};
+use super::{Scheduler, dh, mh, rr, sh, tree, wrr};
 use crate::addr::{Addr, Port};
 
 /// A dest of a service's list, as tables are built from it.
@@ -41,17 +41,18 @@ pub struct Memory {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooManyDests;
 
-/// Words of the scheduler's table; 0 if it has none.
-pub const fn table_len(scheduler: Scheduler) -> usize {
+/// Words of the scheduler's table for so many dests; 0 if it has none.
+pub const fn table_len(scheduler: Scheduler, dests: usize) -> usize {
     match scheduler {
         Scheduler::Dh => dh::SLOTS,
         Scheduler::Sh => sh::SLOTS,
         Scheduler::Mh => mh::SLOTS,
-        _ => 0,
+        _ => tree::len(scheduler, dests),
     }
 }
 
-/// Fills `table`, of [`table_len`] words, from the dest list (newest first). Word = dest number plus 1, 0 = empty.
+/// Fills `table`, of [`table_len`] words, from the dest list (newest first). Word = dest number plus 1, 0 = empty; trees
+/// have words of their own, see [`tree`].
 ///
 /// To be called after every add, delete and edit. IPVS does not rebuild dh on an edit: there it changes nothing.
 /// On [`TooManyDests`] the table is untouched. IPVS then refuses to create the service or to change its scheduler, but
@@ -61,6 +62,7 @@ pub fn build(scheduler: Scheduler, dests: &[BuildDest], table: &mut [u32]) -> Re
         Scheduler::Dh => dh::build(dests, table),
         Scheduler::Sh => sh::build(dests, table),
         Scheduler::Mh => return mh::build(dests, table),
+        _ if !table.is_empty() => tree::build(dests, table),
         _ => {}
     }
     Ok(())

@@ -187,7 +187,7 @@ mod tests {
         // A common divisor does not count.
         assert_eq!(Model::with(Scheduler::Mh, 0, &[1000, 63_000, 32_000]).table, scaled.table);
         let huge = Model::with(Scheduler::Mh, 0, &[i32::MAX as u32, 1]);
-        assert_eq!(super::super::table_len(Scheduler::Mh), huge.table.len());
+        assert_eq!(super::super::table_len(Scheduler::Mh, 0), huge.table.len());
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub mod ovf;
 pub mod rr;
 pub mod sed;
 pub mod sh;
+pub mod tree;
 pub mod twos;
 pub mod wlc;
 pub mod wrr;
@@ -39,6 +40,7 @@ pub use self::cache::{CacheKey, Cached};
 pub use self::control::{BuildDest, Memory, TooManyDests, build, on_change, table_len};
 
 use crate::cell::unknown_zero;
+use crate::dest::Dest;
 use crate::service::{SchedState, Service};
 
 /// The schedulers, in the order of ipvsadm's help.
@@ -129,6 +131,18 @@ pub struct Candidate {
 }
 
 impl Candidate {
+    /// A dest now.
+    #[inline(always)]
+    pub fn of(number: u32, dest: &Dest) -> Self {
+        Self {
+            dest: number,
+            weight: dest.weight.load(),
+            active: dest.active.load(),
+            total: dest.total.load(),
+            overloaded: dest.overloaded.load() != 0,
+            available: dest.available(),
+        }
+    }
     /// May it get a connection at all?
     #[inline(always)]
     pub fn eligible(&self) -> bool {
@@ -167,6 +181,12 @@ pub trait View {
     fn candidate(&self, at: u32) -> Option<Candidate>;
     /// Word `at` of the scheduler's table: a dest number plus 1, or 0 for an empty slot. `None` beyond the end.
     fn table(&self, at: u32) -> Option<u32>;
+    /// lc, wlc, sed, nq: the dest's number plus 1 that the service's tree names, 0 if it names none; [`tree::ABSENT`]
+    /// where there is no tree: then the list is walked.
+    #[inline(always)]
+    fn tree(&self) -> u32 {
+        tree::ABSENT
+    }
     /// The candidate with this number, in the list or not.
     fn dest(&self, dest: u32) -> Option<Candidate>;
     /// A random number.
@@ -265,6 +285,15 @@ impl Best {
     #[inline(always)]
     fn cheaper_per_weight(&self, old: &Self) -> bool {
         old.cost.wrapping_mul(self.weight as u64) > self.cost.wrapping_mul(old.weight as u64)
+    }
+}
+
+/// What the tree says, or a walk where there is none.
+#[inline(always)]
+fn by_tree<V: View>(view: &V, walk: impl FnOnce(&V) -> Option<u32>) -> Option<u32> {
+    match view.tree() {
+        tree::ABSENT => walk(view),
+        word => word.checked_sub(1),
     }
 }
 

@@ -106,7 +106,8 @@ impl Model {
         let memory = on_change(self.scheduler, old, &list, self.state.cursor.load());
         self.state.cursor.store(memory.cursor);
         (self.service.gcd, self.service.max_weight) = (memory.gcd, memory.max_weight);
-        self.table.resize(table_len(self.scheduler), 0);
+        // No trees: a view without one walks.
+        self.table.resize(table_len(self.scheduler, 0), 0);
         let _ = build(self.scheduler, &list, &mut self.table);
         self.service.dests = self.list.len() as u32;
         self.service.table_len = self.table.len() as u32;

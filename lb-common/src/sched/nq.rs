@@ -2,11 +2,16 @@
 
 use core::ops::ControlFlow;
 
-use super::{Best, View, sed};
+use super::{Best, View, by_tree, sed};
 
 /// The dest's number.
 #[inline(always)]
 pub fn pick<V: View>(view: &V) -> Option<u32> {
+    by_tree(view, walk)
+}
+
+#[inline(always)]
+fn walk<V: View>(view: &V) -> Option<u32> {
     let mut best = Best::none();
     view.walk(view.service().dests, &mut best, |view, best, at| {
         if let Some(c) = view.candidate(at)

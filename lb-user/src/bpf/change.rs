@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use lb_common::mark::MOST;
 use lb_common::sched::{self, BuildDest};
 use lb_common::service::ServiceKey;
+use lb_common::tables::refresh;
 
 use super::clock::Now;
 use super::dests::{self, Place};
@@ -17,7 +18,7 @@ use super::pins::{self, DESTS, Rules, SERVICES};
 use super::route::{Router, Way};
 use super::stats::{Books, Meter, OF_SERVICE};
 use super::table::{Row, Table};
-use super::{caches, clock, syscall, trash};
+use super::{caches, clock, syscall, trash, trees};
 use crate::control::address::AddressKind;
 use crate::control::mark::Rule;
 use crate::control::model::{DestConf, DestId, ServiceConf, ServiceId};
@@ -95,6 +96,8 @@ impl Change {
             self.regions.mark(row.value.list, row.value.dests.max(1));
             self.regions.mark(row.value.table, row.value.table_len);
             self.service_slots.set(row.value.slot, true);
+            // A command that was killed may have come no further than the service.
+            trees::plant(&self.rules, row);
         }
     }
 
@@ -112,6 +115,7 @@ impl Change {
             if listed.contains(&slot) {
                 continue;
             }
+            refresh(&dest.record, 0);
             let now = match now {
                 Some(now) => now,
                 None => *now.insert(Now::read().context("reading the packet path's clock")?),
@@ -179,7 +183,7 @@ impl Change {
         if self.table.rows.contains_key(&key) {
             return Err(Refusal::ServiceExists);
         }
-        self.fits(1 + sched::table_len(conf.scheduler))?;
+        self.fits(1 + sched::table_len(conf.scheduler, 0))?;
         let slot = self.service_slot().ok_or(Refusal::NoMemory)?;
         let serial = self.serial()?;
         let mut row = Row::new(key, slot, serial);
@@ -208,7 +212,7 @@ impl Change {
         let row = self.row(id).ok_or(Refusal::NoSuchService)?;
         let other = row.scheduler() != conf.scheduler;
         if other {
-            self.fits(row.list.len() + sched::table_len(conf.scheduler))?;
+            self.fits(row.list.len() + sched::table_len(conf.scheduler, row.list.len()))?;
         }
         let builds = self.builds(&row.list);
         let cache = if other { self.serial()? } else { row.value.cache };
@@ -249,7 +253,8 @@ impl Change {
             return Err(Refusal::DestExists);
         }
         let (owner, scheduler) = (row.owner(), row.scheduler());
-        self.fits(row.list.len() + 1 + sched::table_len(scheduler))?;
+        let count = row.list.len() + 1;
+        self.fits(count + sched::table_len(scheduler, count))?;
         let local = way.kind == AddressKind::Local;
         let place = Place { local, egress: if local { 0 } else { way.egress } };
         if place.egress != 0 {
@@ -336,7 +341,7 @@ impl Change {
     pub fn edit_dest(&mut self, service: &ServiceId, id: &DestId, conf: &DestConf) -> Refused<()> {
         let row = self.row(service).ok_or(Refusal::ServiceNotDefined)?;
         let slot = row.dest(&self.rules, id).ok_or(Refusal::NoSuchDest)?;
-        self.fits(row.list.len() + sched::table_len(row.scheduler()))?;
+        self.fits(row.list.len() + sched::table_len(row.scheduler(), row.list.len()))?;
         let dest = self.rules.dests.get(slot).context("a dest's slot is out of range")?;
         dests::edit(dest, id, conf);
         self.relist(service, |_| ())

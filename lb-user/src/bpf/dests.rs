@@ -44,9 +44,15 @@ pub fn write(dest: &Dest, owner: &Owner, id: &DestId, conf: &DestConf, place: &P
     for (cell, word) in dest.addr.iter().zip(Addr::from(id.addr).words()) {
         cell.store(word);
     }
-    for cell in
-        [&dest.active, &dest.total, &dest.templates, &dest.overloaded, &dest.idle_since, &dest.deleted]
-    {
+    for cell in [
+        &dest.active,
+        &dest.total,
+        &dest.templates,
+        &dest.overloaded,
+        &dest.idle_since,
+        &dest.deleted,
+        &dest.record,
+    ] {
         cell.store(0);
     }
     dest.last_weight.store(conf.weight);
@@ -106,6 +112,7 @@ fn set_thresholds(dest: &Dest, upper: u32, lower: u32) {
 
 /// Takes a dest out of service; connections may still name the slot.
 pub fn retire(dest: &Dest, now: u32, scans: u32) {
+    dest.record.store(0);
     dest.spare[spare::SCANS].store(scans);
     dest.deleted.store(now);
     dest.status.swap(dest.status.load() & !status::AVAILABLE);

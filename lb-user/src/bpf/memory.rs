@@ -7,7 +7,7 @@ use std::mem::{align_of, size_of};
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::ptr::NonNull;
 
-use lb_common::cell::Cell32;
+use lb_common::cell::{Cell32, Cell64};
 use lb_common::conn::{Bucket4, Bucket6};
 use lb_common::dest::Dest;
 use lb_common::service::SchedState;
@@ -32,16 +32,7 @@ unsafe impl Shared for Bucket6 {}
 // SAFETY: cells only.
 unsafe impl Shared for Cell32 {}
 // SAFETY: cells only.
-unsafe impl Shared for Spaced {}
-
-/// A word of an array of words: the kernel keeps elements eight bytes apart.
-#[repr(C, align(8))]
-#[derive(Debug)]
-pub struct Spaced {
-    /// The word.
-    pub word: Cell32,
-    pad: Cell32,
-}
+unsafe impl Shared for Cell64 {}
 
 /// May the memory be written?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

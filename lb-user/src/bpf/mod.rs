@@ -9,6 +9,7 @@
 //! | [`memory`], [`syscall`] | the only unsafe code: shared memory and bpf(2) |
 //! | [`table`] | services, dests and lists in memory, as the maps have them |
 //! | [`lists`] | room in the `lists` map |
+//! | [`trees`] | records and opening of trees |
 //! | [`dests`], [`trash`] | a dest's slot; what becomes of deleted ones |
 //! | [`caches`] | which dests lblc and lblcr remember |
 //! | [`marks`] | mark rules, and which addresses they make worth a look |
@@ -48,3 +49,4 @@ pub mod syscall;
 pub mod sysctls;
 pub mod table;
 pub mod trash;
+pub mod trees;

@@ -18,7 +18,7 @@ use lb_common::sip::Call;
 use lb_common::tables::{Control, Counters, FILTER_BITS, FragKey, LAYOUT};
 
 use super::bpffs::outside;
-use super::memory::{Access, Mapped, Spaced};
+use super::memory::{Access, Mapped};
 use super::stats::{BOOK, Book};
 use super::syscall;
 
@@ -63,7 +63,7 @@ pub const RULES: [Spec; 8] = [
     hash("services", size_of::<ServiceKey>(), size_of::<Service>(), Some(SERVICES)),
     array("marks", size_of::<MarkRule>(), Some(2 * MOST)),
     array("sched", size_of::<SchedState>(), Some(SERVICES)),
-    array("lists", 4, None),
+    array("lists", 8, None),
     array("dests", size_of::<Dest>(), Some(DESTS)),
     per_cpu("stats", size_of::<Counters>(), DESTS),
     array("settings", size_of::<Settings>(), Some(1)),
@@ -187,7 +187,7 @@ pub struct Rules {
     /// What schedulers remember.
     pub sched: Mapped<SchedState>,
     /// Lists and tables.
-    pub lists: Mapped<Spaced>,
+    pub lists: Mapped<lb_common::cell::Cell64>,
     /// Dests.
     pub dests: Mapped<Dest>,
     /// Counters.

@@ -1,6 +1,6 @@
 //! From a changed table to the maps. In this order, so that a packet sees a service before the change or after it:
 //! filter bits that are new; lists and scheduler tables in room nobody reads; the services' values, each whole; what
-//! schedulers remember; how many services there are; then what has left.
+//! schedulers remember; the dests' places in their services' trees; how many services there are; then what has left.
 
 use std::collections::HashSet;
 use std::os::fd::AsFd as _;
@@ -18,8 +18,8 @@ use super::conns;
 use super::dests;
 use super::lists::Room;
 use super::pins::{self, FILTER_WORDS, traffic};
-use super::syscall;
 use super::table::{NO_LIST, Row};
+use super::{syscall, trees};
 use crate::control::refusal::{Refusal, Result as Refused};
 
 impl Change {
@@ -34,6 +34,7 @@ impl Change {
         self.place_all(&mut changed, &mut old)?;
         self.remove_services()?;
         self.put_services(&changed)?;
+        changed.iter().filter(|row| row.relist).for_each(|row| trees::plant(&self.rules, row));
         self.count_services()?;
         self.put_marks()?;
         let some_left = !self.leaving.is_empty();
@@ -92,7 +93,7 @@ impl Change {
         let words: Vec<u32> = builds.iter().map(|build| build.dest).collect();
         row.value.list = self.write_words(&words, 1)?;
         row.value.dests = words.len() as u32;
-        let mut table = vec![0; sched::table_len(row.scheduler())];
+        let mut table = vec![0; sched::table_len(row.scheduler(), builds.len())];
         sched::build(row.scheduler(), &builds, &mut table).map_err(|_| Refusal::Invalid)?;
         row.value.table_len = table.len() as u32;
         row.value.table = if table.is_empty() { 0 } else { self.write_words(&table, 0)? };
@@ -108,7 +109,7 @@ impl Change {
             self.must_wait = false;
         }
         let cells = self.rules.lists.all().get(start as usize..).unwrap_or_default();
-        cells.iter().zip(words).for_each(|(cell, word)| cell.word.store(*word));
+        cells.iter().zip(words).for_each(|(cell, word)| cell.store(u64::from(*word)));
         Ok(start)
     }
 

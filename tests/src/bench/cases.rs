@@ -153,9 +153,7 @@ impl Case {
         );
         let mut rules = Rules::new();
         let service = rules.add_service(maps, &self.service());
-        self.dests().iter().for_each(|dest| {
-            rules.add_dest(maps, service, dest);
-        });
+        rules.add_dests(maps, service, &self.dests());
         let steps = Steps { case: self, program, driver };
         match self.kind {
             Kind::Established(_, flows) => steps.establish(flows)?,
