@@ -1,11 +1,19 @@
-//! A dest's connection counts and its overload flag.
+//! A dest's counters, connection counts and overload flag.
 //!
 //! Whoever changes a connection's control word by compare-and-exchange, and only the winner, calls one of these: so
 //! the counts equal the entries at any quiet moment. After that, and where its stack has room for it, it calls
 //! [`changed`].
 
 use crate::dest::Dest;
-use crate::tables::Tables;
+use crate::tables::{Direction, Tables};
+
+/// Counts a packet of `bytes` for dest `number`, unless that has been deleted: IPVS then counts nothing.
+#[inline(always)]
+pub fn count<T: Tables>(t: &T, number: u32, direction: Direction, bytes: u32) {
+    if t.dest(number).is_some_and(Dest::available) {
+        t.count(number, direction, bytes);
+    }
+}
 
 /// A new connection of the dest. IPVS (recent): the overload flag is set when the count becomes exactly `upper`.
 #[inline(always)]

@@ -8,7 +8,7 @@ use crate::conn::{bound, ctl, packets};
 use crate::dest::{Dest, Method};
 use crate::ip::{Address, Ip};
 use crate::mark;
-use crate::parse::Seen;
+use crate::parse::{Fragment, Seen};
 use crate::persist;
 use crate::pipeline::{Step, Work};
 use crate::reason::Reason;
@@ -90,17 +90,16 @@ pub fn lookup<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, question: &mut Questi
     if question.persistent() { persist::lookup(t, work, question) } else { Step::pick() }
 }
 
-/// May the packet start a connection? The sloppy_* sysctls let any packet do so but a reset.
+/// May the packet start a connection? The sloppy_* sysctls let any packet do so but a reset, which never may.
 #[inline(always)]
 fn opens<F: Ip, T: Tables>(t: &T, seen: &Seen<F>) -> bool {
-    seen.opens
-        || match seen.proto {
-            Proto::TCP => seen.event != state::tcp::event(tcp_flags::RST) && sloppy(t, seen.proto),
-            Proto::SCTP => {
-                seen.event != state::sctp::event(state::sctp::chunk::ABORT, None) && sloppy(t, seen.proto)
-            }
-            _ => false,
-        }
+    let resets = match seen.proto {
+        Proto::TCP => seen.event == state::tcp::event(tcp_flags::RST),
+        Proto::SCTP => seen.event == state::sctp::event(state::sctp::chunk::ABORT, None),
+        _ => false,
+    };
+    // A later fragment says nothing of what its datagram is.
+    seen.fragment != Fragment::Later && !resets && (seen.opens || sloppy(t, seen.proto))
 }
 
 /// May nearly any packet of the protocol start a connection?
@@ -208,7 +207,8 @@ pub fn open<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, question: &Question, nu
 #[inline(always)]
 fn stray<F: Ip, T: Tables>(t: &T, work: &Work<F>, number: u32, keep_port: bool) -> Step {
     let Some(dest) = t.dest(number) else { return Reason::Internal.into() };
-    Step::stray(birth(t, &work.seen, number, dest, keep_port || dest.port().is_zero()).dest)
+    let birth = birth(t, &work.seen, number, dest, keep_port || dest.port().is_zero());
+    Step::stray(birth.dest | bound::NO_ENTRY)
 }
 
 /// No room for the entry. A scheduler that decides by the packet alone will decide the same for the next one, so the

@@ -53,6 +53,8 @@ pub mod bound {
     pub const CONTROLLED: u32 = 1 << 24;
     /// Has no dest of ours (cache_bypass).
     pub const NO_DEST: u32 = 1 << 25;
+    /// Not of an entry: of a packet that goes without one.
+    pub const NO_ENTRY: u32 = 1 << 26;
 
     /// The method of a bound connection.
     #[inline(always)]

@@ -74,7 +74,8 @@ pub struct Seen<F: Ip> {
     pub dport: Port,
     /// What it means to the state machine.
     pub event: Event,
-    /// May it start a connection?
+    /// Is it the kind of packet that begins a connection: a SYN, an INIT, any datagram? On an old connection it may begin
+    /// a new one.
     pub opens: bool,
     /// Transport protocol.
     pub proto: Proto,
@@ -162,7 +163,7 @@ pub fn transport<F: Ip, P: Packet>(p: &P, seen: &mut Seen<F>) -> Result<(), Reas
             }
             seen.set_ports(&tcp.ports);
             seen.event = state::tcp::event(tcp.flags);
-            seen.opens = tcp.flags & (tcp_flags::SYN | tcp_flags::RST) == tcp_flags::SYN;
+            seen.opens = tcp.flags & tcp_flags::SYN != 0;
             Ok(())
         }
         Proto::UDP => {

@@ -11,6 +11,7 @@
 //! What belongs to a known connection is sent on within the first: a call costs as much as a dozen instructions where
 //! the kernel guards its returns.
 
+use crate::account;
 use crate::addr::Proto;
 use crate::admit::Question;
 use crate::conn::{bound, ctl};
@@ -144,7 +145,7 @@ impl Step {
     /// The sender is to be told.
     #[inline(always)]
     pub const fn answer(error: icmp::Error) -> Self {
-        Self(Self::ANSWER | error.word() as u64)
+        Self(Self::ANSWER | error.word())
     }
     /// Is there something left to do?
     #[inline(always)]
@@ -155,10 +156,15 @@ impl Step {
     pub(crate) const fn is(self, kind: u64) -> bool {
         self.0 & Self::KIND == kind
     }
-    /// Slot, dest, [`bound`] word or error.
+    /// Slot, dest or [`bound`] word.
     #[inline(always)]
     pub(crate) const fn word(self) -> u32 {
         self.0 as u32
+    }
+    /// What the sender is to be told.
+    #[inline(always)]
+    pub(crate) const fn error(self) -> icmp::Error {
+        icmp::Error::from_word(self.0 & !Self::KIND)
     }
 }
 
@@ -316,29 +322,39 @@ fn request<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>) ->
     work.place = table::place::<F, T>(t, &seen.src, seen.sport, seen.proto);
     work.wanted = Wanted { flow: seen.flow(), tag: seen.proto.0 as u32, now: seen.now };
     match table::search::<F, T, false>(t, work.place, &work.wanted) {
-        Some(hit) if !reusable(t, &hit, seen) => {
-            let dest = follow(t, seen, &hit)?;
-            if hit.dest & bound::NO_DEST != 0 {
-                return Ok(Step::bypass());
-            }
-            forward::request(p, t, seen, &hit, dest)
-        }
+        Some(hit) if !reusable(t, &hit, seen) => match follow(t, seen, &hit)? {
+            None => Ok(Step::admit()),
+            Some(_) if hit.dest & bound::NO_DEST != 0 => Ok(Step::bypass()),
+            Some(dest) => forward::request(p, t, seen, &hit, dest),
+        },
         _ => Ok(Step::admit()),
     }
 }
 
-/// A packet of a known connection: its dest must still be there; the state machine moves.
+/// A packet of a known connection: its dest must still be there; the state machine moves. Without its dest the
+/// connection takes no more packets, or under expire_nodest_conn it ends, and the packet counts as one without any.
 #[inline(always)]
-fn follow<'a, F: Ip, T: Tables>(t: &'a T, seen: &Seen<F>, hit: &Hit<'_, F>) -> Result<&'a Dest, Reason> {
+fn follow<'a, F: Ip, T: Tables>(
+    t: &'a T,
+    seen: &Seen<F>,
+    hit: &Hit<'_, F>,
+) -> Result<Option<&'a Dest>, Reason> {
     let dest = t.dest(hit.dest()).ok_or(Reason::Internal)?;
     // A connection that bypasses the dests has none.
     if !dest.available() && hit.dest & bound::NO_DEST == 0 {
-        return Err(Reason::DestGone);
+        let ends = t.settings().expire_nodest_conn.load() != 0 && end(t, hit, seen.now);
+        return if ends { Ok(None) } else { Err(Reason::DestGone) };
     }
     let no_output = hit.ctl & ctl::NO_OUTPUT;
     let direction = if no_output != 0 { state::Direction::InputOnly } else { state::Direction::Input };
     step(t, seen, hit, direction, no_output);
-    Ok(dest)
+    Ok(Some(dest))
+}
+
+/// Takes a connection out of the table, if it is still what it was.
+#[inline(never)]
+fn end<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, now: u32) -> bool {
+    table::remove(t, hit, now)
 }
 
 /// Moves the state machine, and with it the connection's clock and its dest's counts.
@@ -376,11 +392,11 @@ fn assures(proto: Proto, from: u8, to: u8, direction: state::Direction) -> bool 
 /// expire_nodest_conn.) If so the old entry goes.
 #[inline(always)]
 fn reusable<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, seen: &Seen<F>) -> bool {
-    seen.opens && seen.proto != Proto::UDP && start_afresh(t, hit, seen.proto, seen.now)
+    seen.opens && seen.proto != Proto::UDP && begins_afresh(t, hit, seen.proto) && end(t, hit, seen.now)
 }
 
 #[inline(never)]
-fn start_afresh<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, proto: Proto, now: u32) -> bool {
+fn begins_afresh<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, proto: Proto) -> bool {
     const FIN_WAIT: u8 = TcpState::FinWait as u8;
     const TIME_WAIT: u8 = TcpState::TimeWait as u8;
     const CLOSE: u8 = TcpState::Close as u8;
@@ -389,14 +405,13 @@ fn start_afresh<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, proto: Proto, now: u3
     let mode = settings.conn_reuse_mode.load();
     let weightless = settings.expire_nodest_conn.load() != 0
         && hit.dest & bound::NO_DEST == 0
-        && t.dest(hit.dest()).is_some_and(|d| d.weight.load() == 0 || !d.available());
+        && t.dest(hit.dest()).is_some_and(|d| d.weight.load() == 0);
     let finished = match (proto, hit.state()) {
         (Proto::TCP, TIME_WAIT | CLOSE) | (Proto::SCTP, CLOSED) => mode != 0,
         (Proto::TCP, FIN_WAIT) => mode & 2 != 0 && hit.ctl & ctl::NO_OUTPUT != 0,
         _ => false,
     };
-    let fresh = weightless || finished && hit.dest & bound::CONTROLLED == 0;
-    fresh && table::remove(t, hit, now)
+    weightless || finished && hit.dest & bound::CONTROLLED == 0
 }
 
 /// The connection a packet from a known address is a reply of.
@@ -410,7 +425,7 @@ fn find_reply<'a, F: Ip, T: Tables>(t: &'a T, work: &mut Work<F>) -> Option<Hit<
     table::search::<F, T, true>(t, place, &work.wanted)
 }
 
-/// A packet from a server.
+/// A packet from a server. One whose TTL ends here never gets as far as IPVS: the stack answers it.
 #[inline(always)]
 fn reply<F: Ip, P: Packet, T: Tables>(
     p: &mut P,
@@ -418,8 +433,12 @@ fn reply<F: Ip, P: Packet, T: Tables>(
     seen: &Seen<F>,
     hit: &Hit<'_, F>,
 ) -> Result<Step, Reason> {
+    let header: &F::Header = p.at(seen.l3).ok_or(Reason::Truncated)?;
+    if F::ttl(header) <= 1 {
+        return Err(Reason::TtlPassed);
+    }
     if hit.dest & bound::NO_DEST == 0 {
-        t.count(hit.dest(), Direction::Out, seen.len);
+        account::count(t, hit.dest(), Direction::Out, seen.len);
     }
     step(t, seen, hit, state::Direction::Output, 0);
     if bound::method(hit.dest) != Method::Nat as u32 {

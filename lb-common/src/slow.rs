@@ -55,8 +55,7 @@ fn finish<F: Ip, P: Packet, T: Tables>(
         step = forward::bypass(p, t, &work.seen);
     }
     if step.is(Step::ANSWER) {
-        let error = icmp::Error::from_word(step.word());
-        return icmp::answer(p, t, &work.seen, &work.seen.dst, error);
+        return icmp::answer(p, t, &work.seen, &work.seen.dst, step.error());
     }
     Verdict::from_word(step.0)
 }

@@ -112,11 +112,18 @@ impl<'a, F: Ip> Hit<'a, F> {
 /// Has an entry's time run out? Ages are signed: another CPU may have stored a later tick.
 #[inline(always)]
 pub fn expired(settings: &Settings, tag_word: u32, ctl_word: u32, last: u32, now: u32) -> bool {
-    let age = now.wrapping_sub(last) as i32;
     if tag_word & tag::TEMPLATE != 0 {
-        return age >= 0;
+        return run_out(last, now);
     }
+    let age = now.wrapping_sub(last) as i32;
     age >= settings.timeout(Proto(tag_word as u8), ctl_word & ctl::STATE).load() as i32
+}
+
+/// Has the time of a template that ends at `end` run out? That may lie 31 days ahead, more than half of the clock's
+/// round: three quarters of it count as future.
+#[inline(always)]
+pub const fn run_out(end: u32, now: u32) -> bool {
+    now.wrapping_sub(end) < 1 << 30
 }
 
 /// What is looked for: a flow seen from the client. `REPLY` searches take its virtual end as the source of a reply: the
@@ -431,7 +438,7 @@ fn victim_rank(settings: &Settings, tag_word: u32, life: &Life, ctl_word: u32, n
     }
     let last = life.last.load();
     if tag_word & tag::TEMPLATE != 0 {
-        let free = life.packets.load() & DEPENDANTS == 0 && now.wrapping_sub(last) as i32 >= 0;
+        let free = life.packets.load() & DEPENDANTS == 0 && run_out(last, now);
         return if free { RANK_SAME - 2 } else { 0 };
     }
     if expired(settings, tag_word, ctl_word, last, now) {
@@ -680,7 +687,7 @@ pub fn renew_template<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, now: u32) {
     if !hit.current() {
         return;
     }
-    if now.wrapping_sub(life.last.load()) as i32 >= 0 {
+    if run_out(life.last.load(), now) {
         // Its time was up, and the sweep has not been by yet.
         return linger(t, hit.entry.tag(), life, now);
     }
@@ -855,4 +862,19 @@ pub fn sweep_range<F: Ip, T: Tables>(t: &T, from: u32, count: u32, now: u32, odd
         ControlFlow::Continue(())
     });
     acc.left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::run_out;
+
+    #[test]
+    fn the_longest_persistence_lies_ahead_on_the_finest_clock() {
+        let month = 31 * 86_400 * 1000;
+        for now in [0, 5, u32::MAX - 1000] {
+            let end = now.wrapping_add(month);
+            assert!(!run_out(end, now) && !run_out(end, end.wrapping_sub(1)));
+            assert!(run_out(end, end) && run_out(end, end.wrapping_add(86_400 * 1000)));
+        }
+    }
 }

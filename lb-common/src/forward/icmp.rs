@@ -1,21 +1,25 @@
 //! ICMP errors the balancer makes itself. Fields as in ipvs.md 4.9: source is the VIP the packet was sent to (towards
 //! servers an address of the balancer's own), TTL 64, the packet quoted as it is at that moment.
 
+use crate::account;
 use crate::addr::{Family, Proto};
 use crate::checksum;
+use crate::conn::bound;
+use crate::dest::Method;
 use crate::forward::{link, nat, tunnel};
 use crate::ip::{Address, Ip, V4, V6};
 use crate::packet::Packet;
 use crate::parse::{Fragment, Seen};
 use crate::reason::{Reason, Verdict};
-use crate::tables::{LOOPBACK, Tables};
+use crate::tables::{Direction, LOOPBACK, Tables};
 use crate::wire::{Ipv4Hdr, Ipv6Hdr};
 
-/// What is wrong: kind in the upper byte, MTU below. A word, because an enum's unused payload would be an
+/// What is wrong, and whose output the answer is: MTU in the low 24 bits, kind in the next 8, a dest's number in the
+/// next 20 with a bit above it that says there is one. A word, because an enum's unused payload would be an
 /// uninitialised argument, which the verifier refuses.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Error(u32);
+pub struct Error(u64);
 
 impl Error {
     /// No dest for the service.
@@ -25,25 +29,54 @@ impl Error {
     /// TTL ended here.
     pub const TIME_EXCEEDED: Self = Self(2 << 24);
 
+    const DEST_SHIFT: u32 = 32;
+    const COUNTED: u64 = 1 << 52;
+
     /// Longer than this many bytes.
     #[inline(always)]
     pub const fn too_big(mtu: u32) -> Self {
-        Self(3 << 24 | mtu & 0xff_ffff)
+        Self(3 << 24 | (mtu & 0xff_ffff) as u64)
     }
-    /// As a word, and back.
+    /// About a packet with this [`bound`] word. IPVS meets its own errors on their way out, and finds the connection they
+    /// quote by its virtual address: as a reply, where replies come from there. Not under NAT, nor without an entry.
     #[inline(always)]
-    pub const fn word(self) -> u32 {
+    pub const fn about(self, word: u32) -> Self {
+        if bound::method(word) == Method::Nat as u32 || word & bound::NO_ENTRY != 0 {
+            return self;
+        }
+        Self(self.0 | Self::COUNTED | ((word & bound::DEST) as u64) << Self::DEST_SHIFT)
+    }
+    /// As a word below 2^59, and back.
+    #[inline(always)]
+    pub const fn word(self) -> u64 {
         self.0
     }
     /// From [`Error::word`].
     #[inline(always)]
-    pub const fn from_word(word: u32) -> Self {
+    pub const fn from_word(word: u64) -> Self {
         Self(word)
+    }
+    /// The dest it counts for.
+    #[inline(always)]
+    const fn dest(self) -> Option<u32> {
+        if self.0 & Self::COUNTED == 0 {
+            None
+        } else {
+            Some((self.0 >> Self::DEST_SHIFT) as u32 & bound::DEST)
+        }
+    }
+    #[inline(always)]
+    const fn kind(self) -> u8 {
+        (self.0 >> 24) as u8
+    }
+    #[inline(always)]
+    const fn mtu(self) -> u32 {
+        self.0 as u32 & 0xff_ffff
     }
     /// The reason counted when no ICMP may be sent.
     #[inline(always)]
     const fn reason(self) -> Reason {
-        match self.0 >> 24 {
+        match self.kind() {
             0 => Reason::NoDest,
             1 => Reason::NoRoute,
             2 => Reason::TtlExceeded,
@@ -53,21 +86,21 @@ impl Error {
     /// Type, code and second word, IPv4.
     #[inline(always)]
     const fn v4(self) -> (u8, u8, u32) {
-        match self.0 >> 24 {
+        match self.kind() {
             0 => (3, 3, 0),
             1 => (3, 1, 0),
             2 => (11, 0, 0),
-            _ => (3, 4, self.0 & 0xffff),
+            _ => (3, 4, self.mtu() & 0xffff),
         }
     }
     /// Type, code and second word, IPv6.
     #[inline(always)]
     const fn v6(self) -> (u8, u8, u32) {
-        match self.0 >> 24 {
+        match self.kind() {
             0 => (1, 4, 0),
             1 => (1, 3, 0),
             2 => (3, 0, 0),
-            _ => (2, 0, self.0 & 0xff_ffff),
+            _ => (2, 0, self.mtu()),
         }
     }
 }
@@ -118,6 +151,9 @@ fn build<F: Ip, P: Packet, T: Tables>(
         Family::V6 => v6(p, l3, quoted + ICMP, &ends, error),
     }
     .map_err(drop)?;
+    if let Some(dest) = error.dest() {
+        account::count(t, dest, Direction::Out, F::HEADER + ICMP + quoted);
+    }
     Ok(hop.ifindex)
 }
 

@@ -84,15 +84,16 @@ fn to_server<F: Ip, P: Packet, T: Tables>(
     let tunnelled = method == Method::Tunnel as u32;
     let hop = match to_dest(t, dest, tunnelled, seen.now) {
         Ok(hop) => hop,
-        Err(Reason::NoRoute) => return Ok(Step::answer(icmp::Error::HOST_UNREACHABLE)),
+        Err(Reason::NoRoute) => return Ok(Step::answer(icmp::Error::HOST_UNREACHABLE.about(bound))),
         Err(reason) => return Err(reason),
     };
     if !decrement::<F, P>(p, seen)? {
-        return Ok(Step::answer(icmp::Error::TIME_EXCEEDED));
+        return Ok(Step::answer(icmp::Error::TIME_EXCEEDED.about(bound)));
     }
     let limit = if tunnelled { tunnel::room(dest, &hop) } else { hop.mtu };
     if seen.len > limit && limit != 0 {
-        return too_big::<F, P>(p, seen, limit);
+        refuses_fragments::<F, P>(p, seen)?;
+        return Ok(Step::answer(icmp::Error::too_big(limit).about(bound)));
     }
     if tunnelled {
         return Ok(tunnel::send(p, t, seen, dest, &hop).into());
@@ -122,7 +123,8 @@ fn to_destination<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, seen: &Seen<F>)
         return Ok(Step::answer(icmp::Error::TIME_EXCEEDED));
     }
     if seen.len > hop.mtu && hop.mtu != 0 {
-        return too_big::<F, P>(p, seen, hop.mtu);
+        refuses_fragments::<F, P>(p, seen)?;
+        return Ok(Step::answer(icmp::Error::too_big(hop.mtu)));
     }
     link::send(p, seen.l3, F::ETHERTYPE, &hop)?;
     Ok(Verdict::sent(Reason::Bypassed, hop.ifindex, p.ingress()).into())
@@ -149,15 +151,6 @@ pub fn reply<F: Ip, P: Packet, T: Tables>(
     Ok(Verdict::sent(Reason::Replied, hop.ifindex, p.ingress()).into())
 }
 
-/// Longer than the way carries: the sender is told, unless the packet may be cut, which XDP cannot do.
-#[inline(always)]
-fn too_big<F: Ip, P: Packet>(p: &P, seen: &Seen<F>, limit: u32) -> Result<Step, Reason> {
-    if refuses_fragments::<F, P>(p, seen)? {
-        return Ok(Step::answer(icmp::Error::too_big(limit)));
-    }
-    Err(Reason::TooBig)
-}
-
 /// Takes one off the TTL. False: it ends here, and the packet is as it was.
 #[inline(always)]
 fn decrement<F: Ip, P: Packet>(p: &mut P, seen: &Seen<F>) -> Result<bool, Reason> {
@@ -169,18 +162,21 @@ fn decrement<F: Ip, P: Packet>(p: &mut P, seen: &Seen<F>) -> Result<bool, Reason
     Ok(true)
 }
 
-/// Must a packet that is too long be answered rather than cut? IPv6 always, IPv4 with DF.
+/// A packet longer than the way carries is to be answered, IPv6 always, IPv4 with DF. Any other is to be cut, which XDP
+/// cannot do: `TooBig`.
 #[inline(always)]
-fn refuses_fragments<F: Ip, P: Packet>(p: &P, seen: &Seen<F>) -> Result<bool, Reason> {
+fn refuses_fragments<F: Ip, P: Packet>(p: &P, seen: &Seen<F>) -> Result<(), Reason> {
     let header: &F::Header = p.at(seen.l3).ok_or(Reason::Truncated)?;
-    Ok(!F::HEADER_SUM || F::dont_fragment(header))
+    if F::HEADER_SUM && !F::dont_fragment(header) { Err(Reason::TooBig) } else { Ok(()) }
 }
 
-/// The way to a dest: remembered in its slot for a second, then asked of the kernel again by one CPU.
+/// The way to a dest: remembered in its slot for a second, then asked of the kernel again by one CPU. `source`: with the
+/// source address of a tunnel's outer header.
 #[inline(always)]
 pub fn to_dest<T: Tables>(t: &T, dest: &Dest, source: bool, now: u32) -> Result<Hop, Reason> {
     let asked = dest.hop.asked.load();
-    let known = dest.hop.read();
+    // A dest's method can be edited while the way is known: connections of both kinds then ask.
+    let known = dest.hop.read().filter(|_| !source || dest.hop.source() != Addr::ZERO);
     if let Some(hop) = known
         && now.wrapping_sub(asked) < t.settings().hz.load()
     {

@@ -96,10 +96,11 @@ const EVENTS: [u8; 10] = [
 /// after [`may_hide_abort`]: IPVS then looks whether an ABORT is bundled.
 #[inline(always)]
 pub const fn event(first: u8, second: Option<u8>) -> Event {
-    let chunk = match second {
-        Some(chunk::ABORT) if may_hide_abort(first) => chunk::ABORT,
-        _ => first,
-    };
+    if let Some(chunk::ABORT) = second
+        && may_hide_abort(first)
+    {
+        return HIDDEN_ABORT;
+    }
     // Event 0 is data, which every unknown type counts as.
     const BY_CHUNK: u64 = {
         let mut events = [0; 16];
@@ -110,8 +111,13 @@ pub const fn event(first: u8, second: Option<u8>) -> Event {
         }
         pack(&events)
     };
-    Event(if chunk < 16 { column(BY_CHUNK, chunk) } else { 0 })
+    Event(if first < 16 { column(BY_CHUNK, first) } else { 0 })
 }
+
+/// The event of an ABORT behind another chunk. To the table it is an ABORT; but whether a packet may open a connection,
+/// IPVS asks its first chunk only.
+const HIDDEN_ABORT: Event = Event(16 | 9);
+const _: () = assert!(EVENTS[9] == chunk::ABORT);
 
 /// Does the chunk behind a first one of this type matter?
 #[inline(always)]
@@ -284,8 +290,14 @@ INPUT-ONLY d   8  1  2  3  4  8  6  7  8  9 10 11 12 13
             assert_eq!(event(other, None), data, "chunk {other}");
         }
         let abort = event(chunk::ABORT, None);
-        assert_eq!(event(chunk::COOKIE_ECHO, Some(chunk::ABORT)), abort);
-        assert_eq!(event(chunk::COOKIE_ACK, Some(chunk::ABORT)), abort);
+        for first in [chunk::COOKIE_ECHO, chunk::COOKIE_ACK] {
+            let hidden = event(first, Some(chunk::ABORT));
+            assert_ne!(hidden, abort);
+            for state in 0..14 {
+                let after = |event| next(state, Direction::Input, event);
+                assert_eq!(after(hidden), after(abort), "{first} in {state}");
+            }
+        }
         assert_eq!(event(chunk::DATA, Some(chunk::ABORT)), data);
         assert_eq!(event(chunk::INIT, Some(chunk::ABORT)), event(chunk::INIT, None));
         assert_ne!(event(chunk::COOKIE_ECHO, Some(chunk::DATA)), abort);

@@ -108,16 +108,17 @@ impl Reader<'_> {
         }
         let state = (before & ctl::STATE) as u8;
         let template = tag & tag::TEMPLATE != 0;
+        let now = self.now.ticks;
         let left = if template {
-            last.wrapping_sub(self.now.ticks) as i32
+            if table::run_out(last, now) { 0 } else { last.wrapping_sub(now) }
         } else {
+            // Its time is up; the sweep will come by.
+            if table::expired(self.settings, tag, before, last, now) {
+                return None;
+            }
             let timeout = self.settings.timeout(flow.proto, u32::from(state)).load();
-            timeout.wrapping_sub(self.now.ticks.wrapping_sub(last)) as i32
+            timeout.wrapping_sub(now.wrapping_sub(last))
         };
-        // Its time is up; the sweep will come by.
-        if left <= 0 && !template {
-            return None;
-        }
         let end = |addr: Addr, port: Port| End { addr: addr.to_ip(F::FAMILY), port };
         // A template that is no longer to be found is listed with a port nobody has.
         let orphan = tag & (tag::TEMPLATE | tag::ORPHAN) == tag::TEMPLATE | tag::ORPHAN;
@@ -129,7 +130,7 @@ impl Reader<'_> {
         let dest = self.dest(dest, virt);
         Some(ConnRow {
             proto: flow.proto,
-            expires: left.max(0) as u64 / u64::from(self.now.hz.max(1)),
+            expires: u64::from(left / self.now.hz.max(1)),
             state: name(flow.proto, state, template),
             client: call.map_or(end(flow.client.wide(), flow.cport), |call| end(call.client, Port::ZERO)),
             virt,
