@@ -138,6 +138,17 @@ impl Packet {
         self
     }
 
+    /// Cut into fragments with this many bytes of payload each, a multiple of eight.
+    pub fn fragments(&self, size: usize) -> Vec<Self> {
+        assert_eq!(size % 8, 0, "fragments begin at multiples of eight");
+        let length = self.body_bytes().1.len();
+        let part = |from| {
+            let to = (from + size < length).then_some(from + size);
+            self.clone().with(|packet| packet.part = Some(Part { from, to }))
+        };
+        (0..length).step_by(size).map(part).collect()
+    }
+
     /// Its bytes.
     pub fn bytes(&self) -> Vec<u8> {
         let (proto, mut body) = self.body_bytes();

@@ -14,8 +14,8 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
 /// This machine's programs that the guest gets, where they are there. Everything else is busybox's.
-const PROGRAMS: [&str; 9] =
-    ["ip", "nginx", "curl", "iperf3", "ping", "sysctl", "ifconfig", "nsenter", "socat"];
+const PROGRAMS: [&str; 10] =
+    ["ip", "tc", "nginx", "curl", "iperf3", "ping", "sysctl", "ifconfig", "nsenter", "socat"];
 
 /// Of this machine's /etc.
 const ETC: [&str; 6] = ["passwd", "group", "nsswitch.conf", "protocols", "services", "host.conf"];

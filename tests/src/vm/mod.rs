@@ -7,11 +7,13 @@
 //! - [`modules`]: which of the kernel's modules are loaded, in an order that works.
 //! - [`cpio`]: the archive the kernel unpacks at boot, `initramfs`.
 //! - [`base`]: what is in it: modules, ipvsadm, and this machine's own `ip`, nginx, curl and their libraries.
+//! - [`clock`]: how fast the guest's clock goes.
 //! - [`load`]: a part of the guest's program: do all our programs load, and at what cost.
 //! - [`stack`]: the deepest chain of calls in the compiled programs.
 //! - [`oracle`]: the same commands and packets for kernel IPVS and for us.
 
 pub mod base;
+pub mod clock;
 pub mod cpio;
 pub mod load;
 pub mod modules;
@@ -160,7 +162,8 @@ impl Vm {
         qemu.args(["-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio"]).arg("-kernel");
         qemu.arg(&self.packages.kernel).arg("-initrd").arg(initrd);
         // With this many interrupts lost to a busy machine, the kernel's own checks of its clock only disturb.
-        qemu.args(["-append", "console=ttyS0 loglevel=4 panic=-1 tsc=reliable nowatchdog"]);
+        let clock = format!("tsc_early_khz={} tsc=reliable nowatchdog", clock::tsc_khz());
+        qemu.arg("-append").arg(format!("console=ttyS0 loglevel=4 panic=-1 {clock}"));
         qemu.args(["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=out,name=out"]);
         qemu.arg("-chardev").arg(format!("file,id=out,path={}", directory.join("out.tar").display()));
         qemu.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What the guest loads, with all they need.
-const WANTED: [&str; 35] = [
+const WANTED: [&str; 37] = [
     "virtio_pci",
     "virtio_console",
     "veth",
@@ -40,6 +40,8 @@ const WANTED: [&str; 35] = [
     "sch_ingress",
     "cls_bpf",
     "act_bpf",
+    "cls_flower",
+    "act_skbedit",
     "nf_defrag_ipv4",
     "nf_defrag_ipv6",
     "udp_tunnel",

@@ -3,19 +3,25 @@
 //!
 //! ```text
 //! ! ipvsadm -A -t V:80 -s rr         a command; following lines `| …` are its standard input
-//! > syn C1:40000 V:80 [OPTION...]    the client sends: syn ack data fin rst udp udp0 ping unreach expired toobig
+//! ! sysctl sloppy_tcp=1              one of net.ipv4.vs; the case's end puts the default back
+//! ! mark M1 V tcp 80-90              packets to there, of that protocol and port if they are given, get this mark
+//! > syn C1:40000 V:80 [OPTION...]    the client sends: see shot.rs for what
 //! > syn C1:40000..40007 V:80         the same from several ports
 //! < synack C1:40000 V:80             the server that got the client's last packet answers
 //! ~ 2.5                              time passes
+//! - counters                         packets and bytes of this case are not compared
 //! # …                                a comment
 //! ```
 //!
-//! `V` and `W` are virtual addresses, `S1`, `S2`, … servers, `C1`, `C2`, … clients; with a port they are written as ipvsadm
-//! wants them. Every case has addresses of its own, so that none sees another's connections. Options of packets:
-//! `ttl=N`, `tos=N`, `len=N` (of the data), `text=T` (the data; `_` is a blank, `\r`, `\n`, `\t` as usual), `df`. ICMP errors quote the last packet that came the other way.
+//! `V` and `W` are virtual addresses, `S1`, `S2`, … servers, `R1`, `R2`, … the same in the other family, `C1`, `C2`, …
+//! clients; with a port they are written as ipvsadm wants them. `M1` to `M7` are marks. Every case has addresses and marks
+//! of its own, so that none sees another's connections. Options of packets: `ttl=N`, `tos=N`, `len=N` (of the data), `text=T` (the data; `_` is a blank, `\r`, `\n`, `\t` as usual),
+//! `df`, `frag=N` (cut, so many bytes each), `through` (an answer that passes the balancer although it is not
+//! translated). ICMP errors quote the last packet that came the other way.
 
 use anyhow::{Context, Result, bail};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
 
 /// A case.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +60,27 @@ pub struct Shot {
     pub options: Vec<String>,
 }
 
+impl Shot {
+    /// Does it have this option?
+    pub fn has(&self, option: &str) -> bool {
+        self.options.iter().any(|given| given == option)
+    }
+
+    /// What stands after `name=`.
+    pub fn value(&self, name: &str) -> Option<&str> {
+        self.options.iter().find_map(|option| option.strip_prefix(name)?.strip_prefix('='))
+    }
+
+    /// The number there.
+    pub fn number<N: FromStr<Err: std::error::Error + Send + Sync + 'static>>(
+        &self,
+        name: &str,
+    ) -> Result<Option<N>> {
+        let found = self.value(name);
+        found.map(|value| value.parse().with_context(|| format!("{name}={value}"))).transpose()
+    }
+}
+
 /// Cases as written in a file; `first` is the number of the first one.
 pub fn parse(text: &str, first: u16) -> Result<Vec<Case>> {
     let mut cases: Vec<Case> = Vec::new();
@@ -80,11 +107,30 @@ impl Case {
         ['V', 'W'].map(|letter| address(letter, 0, self.name.ends_with("v6"), self.number))
     }
 
-    /// Its virtual addresses, as listings write them.
-    pub fn vips(&self) -> [String; 2] {
-        self.addresses().map(|address| match address {
-            IpAddr::V4(v4) => v4.to_string(),
-            IpAddr::V6(v6) => format!("[{v6}]"),
+    /// Are its packets and bytes compared?
+    pub fn counted(&self) -> bool {
+        !self.lines.iter().any(|line| line == "- counters")
+    }
+
+    /// Is a line of a listing about a service of this case, or a connection to one? Those name a virtual address or a mark;
+    /// a mark's templates have it as address.
+    pub fn owns(&self, line: &str) -> bool {
+        let addresses = self.addresses();
+        let mark = |mark: u32| mark / MARKS == u32::from(self.number);
+        let mut by_mark = false;
+        line.split_whitespace().any(|word| {
+            let is_mark = by_mark && word.parse().is_ok_and(mark);
+            by_mark = matches!(word, "FWM" | "-f");
+            let end = word.rsplit_once(':').map(|(address, _)| address.trim_matches(['[', ']']).parse());
+            is_mark
+                || match end {
+                    Some(Ok(IpAddr::V4(v4))) => addresses.contains(&v4.into()) || mark(v4.to_bits()),
+                    Some(Ok(IpAddr::V6(v6))) => {
+                        let (high, rest) = ((v6.to_bits() >> 96) as u32, v6.to_bits() << 32);
+                        addresses.contains(&v6.into()) || rest == 0 && mark(high)
+                    }
+                    _ => false,
+                }
         })
     }
 
@@ -96,7 +142,7 @@ impl Case {
     /// Its steps, each with the text it came from.
     pub fn steps(&self) -> Result<Vec<(String, Step)>> {
         let mut steps: Vec<(String, Step)> = Vec::new();
-        for line in &self.lines {
+        for line in self.lines.iter().filter(|line| *line != "- counters") {
             let (sign, rest) = line.split_once(' ').unwrap_or((line, ""));
             let found = match sign {
                 "!" => {
@@ -127,6 +173,9 @@ impl Case {
     }
 }
 
+/// Names of packets' options.
+const OPTIONS: [&str; 7] = ["ttl", "tos", "len", "text", "df", "frag", "through"];
+
 fn shots(answer: bool, rest: &str) -> Result<Vec<Step>> {
     let words: Vec<&str> = rest.split_whitespace().collect();
     let [kind, client, service, options @ ..] = words.as_slice() else {
@@ -137,6 +186,10 @@ fn shots(answer: bool, rest: &str) -> Result<Vec<Step>> {
         None => (client.parse()?, 0),
     };
     let service: SocketAddr = service.parse().context("the service")?;
+    let known = |option: &&str| OPTIONS.contains(&option.split('=').next().unwrap_or_default());
+    if let Some(unknown) = options.iter().find(|option| !known(option)) {
+        bail!("packets have no {unknown}");
+    }
     let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
     let ports = client.port()..=last.max(client.port());
     let shot = |port| {
@@ -151,12 +204,15 @@ fn with_addresses(line: &str, v6: bool, number: u16) -> String {
     let words = line.split(' ').map(|word| {
         let (name, port) = word.split_once(':').map_or((word, None), |(name, port)| (name, Some(port)));
         let mut letters = name.chars();
-        let letter = letters.next().filter(|letter| "VWSC".contains(*letter));
+        let letter = letters.next().filter(|letter| "VWSRCM".contains(*letter));
         let nth = letters.as_str();
         let alone = matches!(letter, Some('V' | 'W')) && nth.is_empty();
         let Some(letter) = letter.filter(|_| alone || nth.parse::<u8>().is_ok()) else {
             return word.to_owned();
         };
+        if letter == 'M' {
+            return (u32::from(number) * MARKS + nth.parse().unwrap_or(0)).to_string();
+        }
         let address = address(letter, nth.parse().unwrap_or(0), v6, number);
         match (port, address) {
             (None, address) => address.to_string(),
@@ -167,6 +223,9 @@ fn with_addresses(line: &str, v6: bool, number: u16) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
+/// How many marks a case may have.
+const MARKS: u32 = 8;
+
 fn address(letter: char, nth: u8, v6: bool, number: u16) -> IpAddr {
     let [high, low] = number.to_be_bytes();
     let nth16 = u16::from(nth);
@@ -174,7 +233,8 @@ fn address(letter: char, nth: u8, v6: bool, number: u16) -> IpAddr {
         ('V', false) => Ipv4Addr::new(10, 100, high, low).into(),
         ('W', false) => Ipv4Addr::new(10, 101, high, low).into(),
         ('C', false) => Ipv4Addr::new(172, 16 + high, low, nth).into(),
-        (_, false) => server4(nth).into(),
+        ('R', false) | ('S', true) => server6(nth).into(),
+        ('R', true) | (_, false) => server4(nth).into(),
         ('V', true) => Ipv6Addr::new(0xfd20, 0, 0, 0, 0, 0, 0, number + 1).into(),
         ('W', true) => Ipv6Addr::new(0xfd21, 0, 0, 0, 0, 0, 0, number + 1).into(),
         ('C', true) => Ipv6Addr::new(0xfd01, 0, number, 0, 0, 0, 0, nth16).into(),
@@ -214,9 +274,40 @@ mod tests {
     }
 
     #[test]
+    fn a_line_of_a_listing_belongs_to_its_case() -> Result<()> {
+        let cases = parse("== a\n! mark M1 V\n== a-v6\n! mark M2 V", 3)?;
+        let [v4, v6] = [0, 1].map(|nth| &cases[nth]);
+        assert_eq!(
+            (v4.lines[0].as_str(), v6.lines[0].as_str()),
+            ("! mark 25 10.100.0.3", "! mark 34 fd20::5")
+        );
+        for line in [
+            "TCP  10.100.0.3:80 rr",
+            "FWM  25 rr",
+            "-A -f 25 -s rr",
+            "IP * NONE 172.16.0.1:0 0.0.0.25:0 10.9.0.11:0",
+        ] {
+            assert!(v4.owns(line) && !v6.owns(line), "{line}");
+        }
+        for line in
+            ["UDP  [fd20::5]:53 rr", "FWM  34 IPv6 rr", "IP * NONE [fd01::1]:0 [0:22::]:0 [fd09::11]:0"]
+        {
+            assert!(v6.owns(line) && !v4.owns(line), "{line}");
+        }
+        assert!(
+            !v4.owns("TCP  10.100.0.30:80 rr")
+                && !v4.owns("FWM  250 rr")
+                && !v4.owns("  -> 10.9.0.11:25 Masq 25")
+        );
+        Ok(())
+    }
+
+    #[test]
     fn what_is_no_step_is_refused() {
         assert!(parse("> syn C1:1 V:1", 0).is_err());
         assert!(parse("== a\n| x", 0).is_err());
         assert!(parse("== a\n> syn C1:1", 0).is_err());
+        assert!(parse("== a\n> syn C1:1 V:1 ttl=1", 0).is_ok());
+        assert!(parse("== a\n> syn C1:1 V:1 tll=1", 0).is_err());
     }
 }

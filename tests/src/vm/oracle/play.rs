@@ -17,11 +17,12 @@ const LAG: Duration = Duration::from_millis(2200);
 /// Plays the cases of a file; the transcripts go to `kernel` and `ours` in the folder `out`.
 pub fn play(cases: &Path, out: &Path) -> Result<String> {
     let cases = read(&fs::read_to_string(cases)?)?;
-    let side = |which, name: &str| -> Result<Duration> {
+    let side = |which, name: &str| -> Result<[Duration; 2]> {
+        let start = Instant::now();
         let mut side = Side::new(which).with_context(|| format!("setting up {which:?}"))?;
         side.add_vips(cases.iter().flat_map(Case::addresses))?;
         let mut file = File::create(out.join(name))?;
-        let start = Instant::now();
+        let ready = start.elapsed();
         for batch in cases.chunks(BATCH) {
             for case in batch {
                 let said = one(&mut side, case).with_context(|| format!("the case {}", case.name))?;
@@ -31,13 +32,14 @@ pub fn play(cases: &Path, out: &Path) -> Result<String> {
             write!(file, "{}", counters(&side, batch)?)?;
         }
         fs::write(out.join(format!("{name}.status")), side.reasons()?)?;
-        Ok(start.elapsed())
+        Ok([ready, start.elapsed()])
     };
     thread::scope(|scope| {
         let kernel = scope.spawn(|| side(Which::Kernel, "kernel"));
         let ours = side(Which::Ours, "ours").context("ours");
         let kernel = kernel.join().map_err(|_| anyhow::anyhow!("the thread of kernel IPVS panicked"))?;
-        Ok(format!("kernel {:?}, ours {:?}\n", kernel.context("kernel IPVS")?, ours?))
+        let text = |[ready, end]: [Duration; 2]| format!("{end:.1?}, {ready:.1?} of it for set-up");
+        Ok(format!("kernel {}; ours {}\n", text(kernel.context("kernel IPVS")?), text(ours?)))
     })
 }
 
@@ -64,9 +66,9 @@ fn one(side: &mut Side, case: &Case) -> Result<String> {
             Step::Pause(milliseconds) => thread::sleep(Duration::from_millis(milliseconds)),
             Step::Packet(shot) => said.push_str(&side.shoot(&shot)?),
             Step::Command(words, input) => {
-                let told = side.command(&words, &input)?;
+                let Some(told) = side.command(&words, &input)? else { continue };
                 let out = match words.iter().any(|word| word == "-Lnc") {
-                    true => connections(&told.stdout, &case.vips()),
+                    true => connections(&told.stdout, case),
                     false => told.stdout,
                 };
                 lines(&mut said, "out", &out)?;
@@ -79,20 +81,21 @@ fn one(side: &mut Side, case: &Case) -> Result<String> {
     }
     for listing in ["-Lnc", "-Ln"] {
         writeln!(said, "at the end: ipvsadm {listing}")?;
-        let told = side.command(&["ipvsadm".to_owned(), listing.to_owned()], "")?;
+        let told = side.ipvsadm(&["ipvsadm".to_owned(), listing.to_owned()], "")?;
         let out = match listing {
-            "-Lnc" => connections(&told.stdout, &case.vips()),
-            _ => services(&told.stdout, &case.vips()),
+            "-Lnc" => connections(&told.stdout, case),
+            _ => services(&told.stdout, case),
         };
         lines(&mut said, "out", &out)?;
         lines(&mut said, "err", &told.stderr)?;
     }
+    side.reset()?;
     Ok(said)
 }
 
 /// Every counter of a batch's services; then the rules go.
 fn counters(side: &Side, batch: &[Case]) -> Result<String> {
-    let ask = |line: &str| side.command(&line.split(' ').map(str::to_owned).collect::<Vec<_>>(), "");
+    let ask = |line: &str| side.ipvsadm(&line.split(' ').map(str::to_owned).collect::<Vec<_>>(), "");
     let mut said = String::new();
     for listing in ["ipvsadm -Ln --stats --exact", "ipvsadm -Sn"] {
         let told = ask(listing)?;
@@ -102,9 +105,10 @@ fn counters(side: &Side, batch: &[Case]) -> Result<String> {
                 true => told
                     .stdout
                     .lines()
-                    .filter(|line| mentions(line, &case.vips()))
+                    .filter(|line| case.owns(line))
                     .fold(String::new(), |all, line| all + line + "\n"),
-                false => services(&told.stdout, &case.vips()),
+                false if case.counted() => services(&told.stdout, case),
+                false => without_counters(&services(&told.stdout, case)),
             };
             lines(&mut said, "out", &out)?;
         }
@@ -117,16 +121,25 @@ fn lines(said: &mut String, which: &str, text: &str) -> Result<()> {
     text.lines().try_for_each(|line| Ok(writeln!(said, "  {which} {line}")?))
 }
 
-fn mentions(line: &str, vips: &[String]) -> bool {
-    line.split_whitespace().any(|word| {
-        vips.iter().any(|vip| word.strip_prefix(vip.as_str()).is_some_and(|rest| rest.starts_with(':')))
-    })
+/// Names and connections; neither packets nor bytes.
+fn without_counters(listing: &str) -> String {
+    let cut = |line: &str| {
+        line.split_whitespace()
+            .rev()
+            .skip(4)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .rev()
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    listing.lines().fold(String::new(), |all, line| all + &cut(line) + "\n")
 }
 
 /// The case's connections, sorted, with the time they have left blanked.
-fn connections(listing: &str, vips: &[String]) -> String {
+fn connections(listing: &str, case: &Case) -> String {
     let mut found: Vec<String> = Vec::new();
-    for line in listing.lines().filter(|line| mentions(line, vips)) {
+    for line in listing.lines().filter(|line| case.owns(line)) {
         let words = line.split_whitespace().enumerate();
         let masked: Vec<&str> = words.map(|(nth, word)| if nth == 1 { "*" } else { word }).collect();
         found.push(masked.join(" "));
@@ -136,12 +149,12 @@ fn connections(listing: &str, vips: &[String]) -> String {
 }
 
 /// The services of the case with their dests.
-fn services(listing: &str, vips: &[String]) -> String {
+fn services(listing: &str, case: &Case) -> String {
     let mut ours = false;
     let mut found = String::new();
     for line in listing.lines().skip(3) {
         if !line.starts_with("  ->") {
-            ours = mentions(line, vips);
+            ours = case.owns(line);
         }
         if ours {
             found = found + line + "\n";
@@ -163,14 +176,17 @@ mod tests {
 
     #[test]
     fn listings_are_cut_to_the_case() {
-        let vips = ["10.0.0.1".to_owned(), "[fd20::1]".to_owned()];
-        let listing = "a\nb\nc\nTCP  10.0.0.1:80 rr\n  -> 1:1\nTCP  10.0.0.11:80 rr\n  -> 2:2\n";
-        assert_eq!(services(listing, &vips), "TCP  10.0.0.1:80 rr\n  -> 1:1\n");
-        let listing =
-            "x\nTCP 00:59  SYN_RECV   1:1   10.0.0.1:80   2:2\nTCP 00:58 A 1:0 10.0.0.1:80 2:2\nUDP 1 2 3\n";
+        let case = &case::parse("== a\n! ipvsadm -A -t V:80", 1).expect("it parses")[0];
+        let listing = "a\nb\nc\nTCP  10.100.0.1:80 rr\n  -> 1:1\nTCP  10.100.0.11:80 rr\n  -> 2:2\n";
+        assert_eq!(services(listing, case), "TCP  10.100.0.1:80 rr\n  -> 1:1\n");
+        let listing = "x\nTCP 00:59  SYN_RECV   1:1   10.100.0.1:80   2:2\nTCP 00:58 A 1:0 10.100.0.1:80 2:2\nUDP 1 2 3\n";
         assert_eq!(
-            connections(listing, &vips),
-            "TCP * A 1:0 10.0.0.1:80 2:2\nTCP * SYN_RECV 1:1 10.0.0.1:80 2:2\n"
+            connections(listing, case),
+            "TCP * A 1:0 10.100.0.1:80 2:2\nTCP * SYN_RECV 1:1 10.100.0.1:80 2:2\n"
+        );
+        assert_eq!(
+            without_counters("TCP  1:80    1 2 3 4 5\n  -> 2:80 1 2 3 4 5\n"),
+            "TCP 1:80 1\n-> 2:80 1\n"
         );
     }
 }

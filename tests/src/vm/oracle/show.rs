@@ -1,6 +1,8 @@
 //! A frame in words and bytes. What a sender may choose freely, and the two balancers choose differently, is blanked: the
-//! identification of IPv4 packets that the balancer itself makes, and the flow label of such an IPv6 error.
+//! identification of IPv4 packets that the balancer itself makes, the flow label of such an IPv6 error, and the source
+//! port of GUE with the checksum that covers it.
 
+use super::shot::GUE_PORT;
 use crate::packets::checksum;
 use std::fmt::Write;
 
@@ -26,7 +28,33 @@ pub fn chatter(frame: &[u8]) -> bool {
     }
 }
 
-fn blank(frame: &mut [u8]) -> &'static str {
+fn blank(frame: &mut [u8]) -> String {
+    blank_identification(frame).to_owned() + blank_gue(frame)
+}
+
+/// Of GUE, and says whether port and checksum are what they may be.
+fn blank_gue(frame: &mut [u8]) -> &'static str {
+    let v4 = frame.get(12..14) == Some(&[8, 0]);
+    let (proto, at) = if v4 { (23, 34) } else { (20, 54) };
+    let word = |at: usize| frame.get(at..at + 2).map_or(0, |word| u16::from_be_bytes([word[0], word[1]]));
+    if frame.get(proto) != Some(&17) || word(at + 2) != GUE_PORT || frame.len() < at + 8 {
+        return "";
+    }
+    let addresses = if v4 { 26..34 } else { 22..54 };
+    let pseudo = [&frame[addresses], &[0, 17], &frame[at + 4..at + 6]].concat();
+    let sound = checksum(&[&pseudo, &frame[at..]]) == 0;
+    let note = match (word(at), word(at + 6)) {
+        (port, _) if !(32_768..61_000).contains(&port) => " SOURCE PORT OUT OF RANGE",
+        (_, 0) => " sum=none",
+        _ if sound => " sum=right",
+        _ => " SUM WRONG",
+    };
+    frame[at..at + 2].fill(0);
+    frame[at + 6..at + 8].fill(0);
+    note
+}
+
+fn blank_identification(frame: &mut [u8]) -> &'static str {
     if frame.get(12..14) == Some(&[0x86, 0xdd]) && frame.get(20) == Some(&58) {
         // The flow label of an error is the stack's own choice.
         frame[15] &= 0xf0;
@@ -35,7 +63,8 @@ fn blank(frame: &mut [u8]) -> &'static str {
     }
     let v4 = frame.get(12..14) == Some(&[8, 0]) && frame.len() >= 34;
     // Tunnelled and ICMP; a packet with DF has no use for an identification, and none is made.
-    let made = v4 && matches!(frame[14 + 9], 1 | 4 | 41 | 47) && frame[14 + 6] & 0x40 == 0;
+    let gue = frame.get(36..38) == Some(&GUE_PORT.to_be_bytes()) && frame.get(23) == Some(&17);
+    let made = v4 && (gue || matches!(frame[14 + 9], 1 | 4 | 41 | 47)) && frame[14 + 6] & 0x40 == 0;
     if !made {
         return "";
     }
@@ -72,6 +101,7 @@ fn words(packet: &[u8]) -> String {
     let more = match proto {
         6 => format!(" tcp {}>{} {}", word(header), word(header + 2), flags(byte(header + 13))),
         17 => format!(" udp {}>{} sum={:04x}", word(header), word(header + 2), word(header + 6)),
+        132 => format!(" sctp {}>{} chunk {}", word(header), word(header + 2), byte(header + 12)),
         4 | 41 => format!(" carries [{}]", inner()),
         1 | 58 => format!(" icmp {}/{}", byte(header), byte(header + 1)),
         other => format!(" protocol {other}"),
