@@ -5,6 +5,7 @@
 //! address's name, whoever sent it. What belongs to no connection passes to the stack, and so does everything that is
 //! no error: echo to a VIP is the stack's to answer.
 
+use crate::account;
 use crate::addr::{Port, Proto};
 use crate::admit::Question;
 use crate::checksum;
@@ -197,9 +198,7 @@ fn to_server<F: Ip, P: Packet, T: Tables>(
         return Err(Reason::BadChecksum);
     }
     // Unlike data, it still reaches a deleted dest.
-    if dest.available() {
-        t.count(number, Direction::In, seen.len);
-    }
+    account::count(t, number, Direction::In, seen.len);
     let hop = to_dest(t, dest, tunnelled, seen.now)?;
     decrement::<F, P>(p, seen)?;
     let limit = if tunnelled { tunnel::room(dest, &hop) } else { hop.mtu };
@@ -230,7 +229,7 @@ fn to_client<F: Ip, P: Packet, T: Tables>(
     if !intact(p, seen) {
         return Err(Reason::BadChecksum);
     }
-    t.count(hit.dest(), Direction::Out, seen.len);
+    account::count(t, hit.dest(), Direction::Out, seen.len);
     let (vaddr, vport) = (hit.entry.vaddr(), hit.entry.vport());
     let hop = t.route_to_client::<F>(&seen.dst, &vaddr, p.ingress())?;
     decrement::<F, P>(p, seen)?;

@@ -27,12 +27,14 @@ const fn server_mac(nth: u8) -> Mac {
 }
 
 /// Kernel parameters of a balancer's namespace.
-pub const SYSCTLS: [(&str, &str); 10] = [
+pub const SYSCTLS: [(&str, &str); 11] = [
     ("net.ipv4.ip_forward", "1"),
     ("net.ipv6.conf.all.forwarding", "1"),
     ("net.ipv4.conf.all.rp_filter", "0"),
     ("net.ipv4.conf.eth0.rp_filter", "0"),
     ("net.ipv4.conf.eth1.rp_filter", "0"),
+    // Answers in a virtual address's name may come by.
+    ("net.ipv4.conf.eth1.accept_local", "1"),
     ("net.ipv4.conf.all.send_redirects", "0"),
     ("net.ipv4.conf.eth0.send_redirects", "0"),
     ("net.ipv4.icmp_ratelimit", "0"),
@@ -62,7 +64,7 @@ addr add fd09::1/64 dev eth1 nodad
     }
     for nth in NARROW {
         for address in [IpAddr::from(server4(nth)), server6(nth).into()] {
-            lines += &format!("route add {address} dev eth1 mtu {NARROW_MTU}\n");
+            lines += &format!("route add {address} dev eth1 mtu lock {NARROW_MTU}\n");
         }
     }
     lines + &format!("neigh add {FENCE_SERVER} lladdr {} dev eth1 nud permanent\n", colons(FENCE_MAC))
