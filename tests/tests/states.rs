@@ -213,12 +213,18 @@ fn a_deleted_dest_drops_and_comes_back() -> Result<()> {
             .drops(&segment(family, SYN), Reason::DestGone)
             .step(Step::Counts(0, 1, 0))
             .step(Step::Traffic(0, [2, 0, 1]))
-            // A reply still gets through.
+            // A reply still gets through, uncounted.
             .replies(Nic::Back, Way::Redirect, &answer(family, ACK), answered(family, ACK))
             .step(Step::Add(0, again, 0));
         cases.push(
-            asks(case, family, method, ACK).step(Step::Traffic(0, [3, 1, 1])).step(Step::Counts(0, 1, 0)),
+            asks(case, family, method, ACK).step(Step::Traffic(0, [3, 0, 1])).step(Step::Counts(0, 1, 0)),
         );
+        // expire_nodest_conn: what meets the connection ends it, and is a packet without one.
+        let expire = Step::Set(|settings| settings.expire_nodest_conn.store(1));
+        let case = asks(one("deleted, expiring", family, Proto::TCP, method), family, method, SYN);
+        let case =
+            case.step(Step::Delete(0)).step(expire).passes(&segment(family, ACK), Reason::NoConnection);
+        cases.push(case.step(Step::Entries(0, 0)));
     }
     run_all(&cases)
 }
@@ -298,6 +304,12 @@ fn the_first_packet_that_opens() -> Result<()> {
             let case = asks(one("opens", family, Proto::TCP, Method::Route), family, Method::Route, flags);
             cases.push(case.step(Step::State(SR)).step(Step::Traffic(0, [1, 0, 1])));
         }
+        // With RST it still ends what went before, where a SYN would.
+        let case = asks(one("syn rst", family, Proto::TCP, Method::Route), family, Method::Route, SYN);
+        let case = asks(case, family, Method::Route, RST | ACK).step(Step::State(SR));
+        let case = asks(case, family, Method::Route, ACK);
+        let case = asks(case, family, Method::Route, RST).step(Step::State(CL));
+        cases.push(case.passes(&segment(family, SYN | RST), Reason::NoConnection).step(Step::Entries(0, 0)));
         for flags in [SYN | RST, ACK, FIN, RST, 0] {
             let case = one("does not open", family, Proto::TCP, Method::Route);
             cases.push(case.passes(&segment(family, flags), Reason::NoConnection).step(Step::Entries(0, 0)));

@@ -1,7 +1,7 @@
 //! Kernel IPVS as the oracle: every case is played by both balancers in one boot of the virtual machine, and judged by
 //! itself. `LB_TESTS_FULL=1` adds the sweep over all schedulers, weights, traffic, families and methods.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use lb_tests::need::{self, Missing};
 use lb_tests::vm::oracle::case::{self, Case};
 use lb_tests::vm::oracle::judge::{self, Transcripts};
@@ -26,6 +26,10 @@ const BY_HAND: [&str; 9] = [
     include_str!("../src/vm/oracle/cases/sip.txt"),
 ];
 
+/// Numbers of the first case of the table, and of the first one of the sweep.
+const USUAL: u16 = 256;
+const SWEEP: u16 = 512;
+
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let cases: Arc<Vec<Case>> = match all() {
@@ -49,9 +53,10 @@ fn main() -> ExitCode {
 /// them their addresses, whatever follows.
 fn all() -> Result<Vec<Case>> {
     let mut cases = case::parse(&BY_HAND.join("\n"), 1)?;
+    ensure!(cases.len() < usize::from(USUAL), "the cases by hand have run into the table's numbers");
     let mut names: BTreeSet<String> = cases.iter().map(|case| case.name.clone()).collect();
     let full = env::var_os("LB_TESTS_FULL").is_some_and(|full| full == "1");
-    let tables = [(table::usual(), 256), (if full { table::sweep() } else { String::new() }, 512)];
+    let tables = [(table::usual(), USUAL), (if full { table::sweep() } else { String::new() }, SWEEP)];
     for (text, first) in tables {
         cases.extend(case::parse(&text, first)?.into_iter().filter(|case| names.insert(case.name.clone())));
     }
@@ -67,6 +72,12 @@ fn wanted(arguments: &Arguments, case: &Case) -> bool {
     !arguments.list && arguments.filter.as_ref().is_none_or(matches) && !arguments.skip.iter().any(matches)
 }
 
+/// The command that runs a case alone.
+fn alone(case: &Case) -> String {
+    let full = if case.number >= SWEEP { "--full " } else { "" };
+    format!("cargo xtask test vm {full}--only {}", case.name)
+}
+
 fn judged(
     all: &[Case],
     chosen: &[usize],
@@ -80,7 +91,7 @@ fn judged(
     match played.get_or_init(play) {
         Ok(transcripts) => match transcripts.judge(&all[nth]) {
             Ok(()) => Ok(Completion::Completed),
-            Err(difference) => Err(format!("{difference:#}").into()),
+            Err(difference) => Err(format!("{difference:#}\nAlone: {}", alone(&all[nth])).into()),
         },
         Err(error) => match error.downcast_ref::<Missing>() {
             Some(missing) if !need::nothing_may_be_skipped() => {

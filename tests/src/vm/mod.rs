@@ -106,6 +106,14 @@ impl Clock {
             ],
         }
     }
+
+    /// What the kernel is told of it.
+    fn rate(self) -> String {
+        match self {
+            Self::Real => format!("tsc_early_khz={}", clock::tsc_khz()),
+            Self::Instructions => String::new(),
+        }
+    }
 }
 
 /// More than any boot and shutdown, on a busy machine without virtualisation.
@@ -162,8 +170,8 @@ impl Vm {
         qemu.args(["-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio"]).arg("-kernel");
         qemu.arg(&self.packages.kernel).arg("-initrd").arg(initrd);
         // With this many interrupts lost to a busy machine, the kernel's own checks of its clock only disturb.
-        let clock = format!("tsc_early_khz={} tsc=reliable nowatchdog", clock::tsc_khz());
-        qemu.arg("-append").arg(format!("console=ttyS0 loglevel=4 panic=-1 {clock}"));
+        qemu.arg("-append")
+            .arg(format!("console=ttyS0 loglevel=4 panic=-1 tsc=reliable nowatchdog {}", self.clock.rate()));
         qemu.args(["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=out,name=out"]);
         qemu.arg("-chardev").arg(format!("file,id=out,path={}", directory.join("out.tar").display()));
         qemu.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);

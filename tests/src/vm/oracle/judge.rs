@@ -75,11 +75,7 @@ impl Transcripts {
         let (kernel, ours) = (of(&self.kernel, "kernel IPVS")?, of(&self.ours, "our balancer")?);
         match difference(&kernel, &ours) {
             None => Ok(()),
-            Some(difference) => bail!(
-                "{difference}\nThe case, which `cargo xtask test vm --only {}` runs alone:\n{}",
-                case.name,
-                case.text()
-            ),
+            Some(difference) => bail!("{difference}\nThe case:\n{}", case.text()),
         }
     }
 }

@@ -68,7 +68,9 @@ impl Side {
         let side = Self { which, balancer, front, back, memory, fences: 0, set, _outside: outside };
         match which {
             Which::Kernel => drop(side.tool("tc", &["qdisc", "add", "dev", "eth0", "clsact"])?.ok()?),
-            Which::Ours => drop(side.tool("/ours/lb-user", &["attach", "eth0", "eth1"])?.ok()?),
+            Which::Ours => drop(
+                side.tool("/ours/lb-user", &["attach", "eth0", "eth1", "--connections", "65536"])?.ok()?,
+            ),
         }
         Ok(side)
     }
