@@ -6,6 +6,7 @@ use core::ops::ControlFlow;
 use crate::addr::{Addr, Port, Proto};
 use crate::conn::{bound, ctl, packets};
 use crate::dest::{Dest, Method};
+use crate::ftp;
 use crate::ip::{Address, Ip};
 use crate::mark;
 use crate::parse::{Fragment, Seen};
@@ -66,6 +67,9 @@ impl Question {
 /// [`open`].
 #[inline(always)]
 pub fn lookup<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, question: &mut Question) -> Step {
+    if let Some(step) = ftp::awaited(t, work) {
+        return step;
+    }
     let seen = &work.seen;
     let Some(port) = service(t, seen, question) else { return Reason::NoService.into() };
     // Source port 20 is a server's FTP data connection to a client; IPVS never balances it.
@@ -183,6 +187,9 @@ pub fn pick<T: Tables>(t: &T, question: &Question) -> Step {
 /// Makes the connection to dest `number`, for a persistent service through the client's template and to its dest.
 #[inline(always)]
 pub fn open<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, question: &Question, number: u32) -> Step {
+    if number & ftp::DATA != 0 {
+        return ftp::adopt(t, work);
+    }
     let (mut number, mut control) = (number, Control::NONE);
     if question.persistent() {
         match persist::tie(t, work, question, number) {
@@ -270,8 +277,10 @@ fn birth<F: Ip, T: Tables>(t: &T, seen: &Seen<F>, number: u32, dest: &Dest, keep
     let secure = t.settings().secure_tcp.load() != 0;
     let state = state::first(seen.proto, secure, direction, seen.event);
     let active = if state::active(seen.proto, state) { ctl::ACTIVE } else { 0 };
+    let ftp = nat && seen.proto == Proto::TCP && seen.dport == ftp::CONTROL;
+    let how = if keep_port { bound::KEEP_PORT } else { 0 } | if ftp { bound::FTP } else { 0 };
     Birth {
-        dest: number | method << bound::METHOD_SHIFT | if keep_port { bound::KEEP_PORT } else { 0 },
+        dest: number | method << bound::METHOD_SHIFT | how,
         tag: 0,
         ctl: state as u32 | active | if nat { 0 } else { ctl::NO_OUTPUT },
         last: seen.now,

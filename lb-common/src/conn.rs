@@ -56,6 +56,19 @@ pub mod bound {
     /// Not of an entry: of a packet that goes without one.
     pub const NO_ENTRY: u32 = 1 << 26;
 
+    /// Of FTP under NAT, where what is said is read.
+    pub const FTP: u32 = 1 << 27;
+    /// The dest is addressed on the port below its own: an active FTP data connection.
+    pub const DATA_PORT: u32 = 1 << 28;
+    /// FTP: the client has asked for passive mode.
+    pub const PASSIVE: u32 = 1 << 29;
+    /// FTP: the client has asked for extended passive mode.
+    pub const EXTENDED: u32 = 1 << 30;
+    /// FTP: what the client has asked for.
+    pub const MODES: u32 = PASSIVE | EXTENDED;
+    /// The dest's number and the method.
+    pub const WHERE: u32 = DEST | 7 << METHOD_SHIFT;
+
     /// The method of a bound connection.
     #[inline(always)]
     pub const fn method(word: u32) -> u32 {
@@ -69,6 +82,10 @@ pub mod packets {
     pub const NONE: u32 = 1 << 31;
     /// More than this are not counted: what asks (drop_entry) wants to know of few. The hot line stays clean.
     pub const ENOUGH: u32 = NONE | 64;
+    /// One FTP data connection that depends on this connection. Nobody counts its packets then.
+    pub const DEPENDANT: u32 = 1 << 8;
+    /// All of them.
+    pub const DEPENDANTS: u32 = 0x7fff_ff00;
 }
 
 /// Bits of an entry's tag word. Protocol in the low byte; the bucket's own bits live in its first entry's tag.

@@ -2,6 +2,7 @@
 
 use crate::addr::{Addr, Port, Proto};
 use crate::cell::{Cell32, Cell64};
+use crate::conn::bound;
 
 /// How packets reach a dest. IPVS's numbers.
 #[repr(u8)]
@@ -231,6 +232,15 @@ impl Dest {
     pub fn port(&self) -> Port {
         let b = self.port_family_method.load().to_ne_bytes();
         Port::from_wire(u16::from_ne_bytes([b[0], b[1]]))
+    }
+    /// The port of a connection bound to it by this [`bound`] word, whose virtual port is `vport`.
+    #[inline(always)]
+    pub fn port_of(&self, word: u32, vport: Port) -> Port {
+        if word & bound::KEEP_PORT != 0 {
+            return vport;
+        }
+        let port = self.port();
+        if word & bound::DATA_PORT != 0 { Port::new(port.host().wrapping_sub(1)) } else { port }
     }
     /// `AF_` number of the address.
     #[inline(always)]

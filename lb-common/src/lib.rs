@@ -7,6 +7,7 @@
 //! | [`ip`] | IPv4 and IPv6 behind one trait |
 //! | [`admit`], [`persist`] | a packet without a connection: service, template, scheduler, new entry |
 //! | [`text`], [`sip`] | payloads read as text; the Call-ID of persistence engine sip |
+//! | [`ftp`] | FTP under NAT: control connections are read, data connections follow them |
 //! | [`table`], [`conn`] | the connection table: its protocol, its layout |
 //! | [`forward`] | header edits: direct routing, NAT, tunnels, ICMP errors, link layer |
 //! | [`related`] | ICMP errors about connections |
@@ -45,6 +46,7 @@ pub mod defence;
 pub mod dest;
 pub mod flow;
 pub mod forward;
+pub mod ftp;
 #[cfg(any(test, feature = "host"))]
 pub mod host;
 pub mod ip;

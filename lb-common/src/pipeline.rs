@@ -86,6 +86,8 @@ impl Step {
     pub(crate) const LEAVE: u64 = Self::OPEN | 8 << 59;
     pub(crate) const BYPASS: u64 = Self::OPEN | 9 << 59;
     pub(crate) const UNEXPECTED: u64 = Self::OPEN | 10 << 59;
+    pub(crate) const FTP: u64 = Self::OPEN | 11 << 59;
+    const FROM_SERVER: u64 = 1 << 32;
 
     /// An ICMP packet, perhaps about a connection.
     #[inline(always)]
@@ -116,6 +118,15 @@ impl Step {
     #[inline(always)]
     pub const fn call() -> Self {
         Self(Self::CALL)
+    }
+    /// A packet of the FTP control connection in this slot is to be read and forwarded.
+    #[inline(always)]
+    pub const fn ftp(slot: u32, from_server: bool) -> Self {
+        Self(Self::FTP | slot as u64 | if from_server { Self::FROM_SERVER } else { 0 })
+    }
+    #[inline(always)]
+    pub(crate) const fn is_from_server(self) -> bool {
+        self.0 & Self::FROM_SERVER != 0
     }
     /// A connection to this dest is to be made.
     #[inline(always)]
@@ -325,6 +336,7 @@ fn request<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>) ->
         Some(hit) if !reusable(t, &hit, seen) => match follow(t, seen, &hit)? {
             None => Ok(Step::admit()),
             Some(_) if hit.dest & bound::NO_DEST != 0 => Ok(Step::bypass()),
+            Some(_) if hit.dest & bound::FTP != 0 => Ok(Step::ftp(hit.slot, false)),
             Some(dest) => forward::request(p, t, seen, &hit, dest),
         },
         _ => Ok(Step::admit()),
@@ -443,6 +455,9 @@ fn reply<F: Ip, P: Packet, T: Tables>(
     step(t, seen, hit, state::Direction::Output, 0);
     if bound::method(hit.dest) != Method::Nat as u32 {
         return Err(Reason::ReplyDirect);
+    }
+    if hit.dest & bound::FTP != 0 {
+        return Ok(Step::ftp(hit.slot, true));
     }
     forward::reply(p, t, seen, hit)
 }

@@ -210,7 +210,7 @@ fn to_server<F: Ip, P: Packet, T: Tables>(
     }
     if translated {
         let server = F::Addr::narrow(&dest.address());
-        let port = if bound & bound::KEEP_PORT != 0 { work.quote.sport } else { dest.port() };
+        let port = dest.port_of(bound, work.quote.sport);
         rewrite(p, work, &server, port, Side::Request)?;
     }
     link::send(p, seen.l3, F::ETHERTYPE, &hop)?;

@@ -76,8 +76,10 @@ pub struct Settings {
     pub am_droprate: Cell32,
     /// Are entries dropped at random at the moment?
     pub dropping: Cell32,
+    /// FTP data connections may be waited for until this tick; the packet path's own.
+    pub awaited_until: Cell32,
     /// Zero.
-    pub reserved: [Cell32; 3],
+    pub reserved: [Cell32; 2],
     /// The control side's own.
     pub spare: [Cell32; 40],
 }
@@ -126,7 +128,8 @@ impl Settings {
             amemthresh: Cell32::new(0),
             am_droprate: Cell32::new(0),
             dropping: Cell32::new(0),
-            reserved: [const { Cell32::new(0) }; 3],
+            awaited_until: Cell32::new(0),
+            reserved: [const { Cell32::new(0) }; 2],
             spare: [const { Cell32::new(0) }; 40],
         }
     }

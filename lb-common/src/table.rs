@@ -182,15 +182,22 @@ fn probe<F: Ip, T: Tables, const REPLY: bool>(t: &T, entry: &F::Entry, wanted: &
     if !same {
         return 0;
     }
-    let in_time = held(entry.tag().load(), life)
-        || !expired(t.settings(), entry.tag().load(), word, life.last.load(), wanted.now);
+    let tag_word = entry.tag().load();
+    let in_time =
+        !expired(t.settings(), tag_word, word, life.last.load(), wanted.now) || held(tag_word, life);
     if in_time && life.ctl.load_acquire() & ctl::IDENTITY == word & ctl::IDENTITY { word } else { 0 }
 }
 
-/// Is this a template that connections depend on? Its time does not end before theirs.
+/// Do connections depend on this template or FTP control connection? Its time does not end before theirs.
 #[inline(always)]
 fn held(tag_word: u32, life: &Life) -> bool {
-    tag_word & tag::TEMPLATE != 0 && life.packets.load() & DEPENDANTS != 0
+    life.packets.load() & dependants(tag_word).1 != 0
+}
+
+/// One dependant and all of them, in the `packets` word of a template or a connection.
+#[inline(always)]
+const fn dependants(tag_word: u32) -> (u32, u32) {
+    if tag_word & tag::TEMPLATE != 0 { (1, DEPENDANTS) } else { (packets::DEPENDANT, packets::DEPENDANTS) }
 }
 
 /// Does the virtual end of `flow` name where this connection's replies come from: the dest under NAT, else the virtual
@@ -202,7 +209,7 @@ fn is_source<F: Ip, T: Tables>(t: &T, entry: &F::Entry, flow: &Flow<F::Addr>) ->
         return entry.is_service(&flow.vaddr, flow.vport);
     }
     let Some(dest) = t.dest(word & bound::DEST) else { return false };
-    let port = if word & bound::KEEP_PORT != 0 { entry.vport() } else { dest.port() };
+    let port = dest.port_of(word, entry.vport());
     port == flow.vport && F::Addr::narrow(&dest.address()) == flow.vaddr
 }
 
@@ -442,7 +449,7 @@ fn victim_rank(settings: &Settings, tag_word: u32, life: &Life, ctl_word: u32, n
         return if free { RANK_SAME - 2 } else { 0 };
     }
     if expired(settings, tag_word, ctl_word, last, now) {
-        return RANK_SAME - 2;
+        return if held(tag_word, life) { 0 } else { RANK_SAME - 2 };
     }
     if !half_open(Proto(tag_word as u8), (ctl_word & ctl::STATE) as u8) {
         return 0;
@@ -587,26 +594,27 @@ pub fn remove<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, now: u32) -> bool {
 fn depend<F: Ip, T: Tables>(t: &T, key: u64, control: &Control) -> bool {
     let Some(template) = entry_at::<F, T>(t, control.template) else { return false };
     let life = template.life();
-    life.packets.fetch_add(1);
+    life.packets.fetch_add(dependants(template.tag().load()).0);
     if life.ctl.load_acquire() & ctl::IDENTITY == control.identity && t.control_put(key, control) {
         return true;
     }
-    take_dependant(life);
+    take_dependant(template.tag().load(), life);
     false
 }
 
 /// One dependant less, but never below none: a count that was added to as the template went may be gone with it.
 #[inline(always)]
-fn take_dependant(life: &Life) {
+fn take_dependant(tag_word: u32, life: &Life) {
+    let (one, all) = dependants(tag_word);
     let mut tries = 0;
     while tries < DEPENDANT_TRIES {
         let word = life.packets.load();
-        if word & DEPENDANTS == 0 || life.packets.compare_exchange(word, word.wrapping_sub(1)) {
+        if word & all == 0 || life.packets.compare_exchange(word, word.wrapping_sub(one)) {
             return;
         }
         tries += 1;
     }
-    life.packets.fetch_sub(1);
+    life.packets.fetch_sub(one);
 }
 
 /// A connection came to life (or, for UDP, was answered): its template is ASSURED from now on.
@@ -615,7 +623,8 @@ pub fn assure_template<F: Ip, T: Tables>(t: &T, conn: &Hit<'_, F>) {
     let Some(control) = t.control_get(conn.key()) else { return };
     if let Some(entry) = entry_at::<F, T>(t, control.template) {
         let word = entry.life().ctl.load_acquire();
-        if word & ctl::IDENTITY == control.identity && word & ctl::STATE == 0 {
+        let template = entry.tag().load() & tag::TEMPLATE != 0;
+        if template && word & ctl::IDENTITY == control.identity && word & ctl::STATE == 0 {
             entry.life().ctl.compare_exchange(word, word | 1);
         }
     }
@@ -645,7 +654,7 @@ fn drop_dependant<F: Ip, T: Tables>(t: &T, control: &Control) {
     if let Some(entry) = entry_at::<F, T>(t, control.template)
         && entry.life().ctl.load_acquire() & ctl::IDENTITY == control.identity
     {
-        take_dependant(entry.life());
+        take_dependant(entry.tag().load(), entry.life());
     }
 }
 
@@ -689,7 +698,7 @@ pub fn renew_template<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, now: u32) {
     }
     if run_out(life.last.load(), now) {
         // Its time was up, and the sweep has not been by yet.
-        return linger(t, hit.entry.tag(), life, now);
+        return linger(t, hit.entry.tag(), hit.ctl, life, now);
     }
     life.last.store(now.wrapping_add(t.settings().ticks(seconds)));
 }
@@ -775,18 +784,24 @@ pub fn retire<F: Ip, T: Tables>(t: &T, slot: u32, gone: u32) -> u32 {
     }
     if held(tag_word, life) {
         if gone == 0 {
-            linger(t, hit.entry.tag(), life, now);
+            linger(t, hit.entry.tag(), hit.ctl, life, now);
         }
         return 1;
     }
     if remove::<F, T>(t, &hit, now) { 0 } else { 1 }
 }
 
-/// A template whose time is up while connections depend on it: 60 seconds more, and from now on always 60.
+/// A template or FTP control connection whose time is up while connections depend on it: 60 seconds more, and for the
+/// template from now on always 60.
 #[inline(always)]
-fn linger<T: Tables>(t: &T, tag_cell: &Cell32, life: &Life, now: u32) {
+fn linger<T: Tables>(t: &T, tag_cell: &Cell32, ctl_word: u32, life: &Life, now: u32) {
     let (tag_bits, _) = template_bits(TEMPLATE_LINGER);
     let word = tag_cell.load();
+    if word & tag::TEMPLATE == 0 {
+        let more = now.wrapping_add(t.settings().ticks(TEMPLATE_LINGER));
+        let timeout = t.settings().timeout(Proto(word as u8), ctl_word & ctl::STATE).load();
+        return life.last.store(more.wrapping_sub(timeout));
+    }
     let low = (1 << tag::TIMEOUT_SHIFT) - 1;
     // What stands here may have made way to a connection, whose words are none of ours.
     if word & tag::TEMPLATE == 0 || !tag_cell.compare_exchange(word, word & low | tag_bits) {

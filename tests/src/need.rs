@@ -9,7 +9,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 /// The programs the network tests start, each with the Debian package that has it.
-pub const PROGRAMS: [(&str, &str); 8] = [
+pub const PROGRAMS: [(&str, &str); 9] = [
     ("ip", "iproute2"),
     ("nginx", "nginx-light"),
     ("curl", "curl"),
@@ -18,6 +18,7 @@ pub const PROGRAMS: [(&str, &str); 8] = [
     ("sysctl", "procps"),
     ("ifconfig", "net-tools"),
     ("nsenter", "util-linux"),
+    ("vsftpd", "vsftpd"),
 ];
 
 /// Something a test needs and this machine does not have.

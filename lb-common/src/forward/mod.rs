@@ -99,7 +99,7 @@ fn to_server<F: Ip, P: Packet, T: Tables>(
         return Ok(tunnel::send(p, t, seen, dest, &hop).into());
     }
     if method == Method::Nat as u32 {
-        let port = if bound & bound::KEEP_PORT != 0 { seen.dport } else { dest.port() };
+        let port = dest.port_of(bound, seen.dport);
         nat::rewrite(p, seen, nat::Side::Destination, &F::Addr::narrow(&dest.address()), port)?;
     }
     link::send(p, seen.l3, F::ETHERTYPE, &hop)?;

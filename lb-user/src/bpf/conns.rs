@@ -147,7 +147,7 @@ impl Reader<'_> {
         }
         let Some(dest) = self.rules.dests.get(word & bound::DEST) else { return virt };
         let id = dests::id(dest);
-        End { addr: id.addr, port: if word & bound::KEEP_PORT != 0 { virt.port } else { id.port } }
+        End { addr: id.addr, port: dest.port_of(word, virt.port) }
     }
 }
 

@@ -5,7 +5,9 @@ pub mod http;
 pub mod iperf;
 pub mod nginx;
 pub mod udp;
+pub mod vsftpd;
 
 pub use http::Connection;
 pub use nginx::{Content, Nginx};
 pub use udp::Echo;
+pub use vsftpd::Vsftpd;

@@ -1,5 +1,6 @@
 //! Services other than by address, and what else a service can be: by mark, SCTP, scheduled by the packet.
 
+mod ftp;
 mod marks;
 mod protocols;
 mod sysctls;
@@ -14,9 +15,11 @@ lb_tests::tests! {
     sctp_is_balanced,
     values_of_sysctls,
     sysctls_work,
+    files_by_ftp,
     a_request_that_fails_says_why,
 }
 
+use ftp::*;
 use marks::*;
 use protocols::*;
 use sysctls::*;
