@@ -214,3 +214,77 @@ fn a_file_that_is_not_there() {
     let said = problems.iter().next().unwrap().to_string();
     assert_eq!(said, "/no/such/file: error: cannot be opened: No such file or directory (os error 2)");
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(300))]
+
+    /// Whatever stands in a file, reading it ends, and something is said about what makes no sense.
+    #[test]
+    fn any_text(words in proptest::collection::vec(proptest::sample::select(WORDS.as_slice()), 0..60)) {
+        let (config, problems) = said(&words.concat());
+        let whole = config.servers.iter().all(|server| !server.services.is_empty());
+        proptest::prop_assert!(whole || problems.status() != 0);
+    }
+}
+
+/// What configurations are made of, and what they are not.
+const WORDS: [&str; 58] = [
+    " ",
+    "\n",
+    "\n",
+    "{",
+    "}",
+    " { ",
+    " }\n",
+    "\"",
+    "'",
+    "\\",
+    "\\\n",
+    "#",
+    "!",
+    "$A",
+    "${A}",
+    "$A=",
+    "$A= \\\n",
+    "~SEQ(A, 1, 3) ",
+    "~SEQ(A, 0, -1, 99) ",
+    "~LST({A,B}, {1,2}, {3}) ",
+    "@h ",
+    "@^h ",
+    "virtual_server ",
+    "virtual_server_group ",
+    "group ",
+    "G ",
+    "fwmark ",
+    "1",
+    "10.0.0.1 ",
+    "fd00::1 ",
+    "10.0.0.1-9 ",
+    "10.0.0.0/30 ",
+    "80\n",
+    "80-81\n",
+    "99999999999 ",
+    "real_server ",
+    "real_server 10.0.0.2 80 {\n",
+    "TCP_CHECK {\n",
+    "HTTP_GET {\n",
+    "url {\n",
+    "path /\n",
+    "regex \"(\"\n",
+    "MISC_CHECK {\n",
+    "misc_path \"/bin/true\"\n",
+    "UDP_CHECK {\n",
+    "payload 0x\n",
+    "quorum ",
+    "weight ",
+    "lb_kind TUN type gue port ",
+    "persistence_granularity ",
+    "sorry_server ",
+    "status_code 200-\n",
+    "notify_up \\x\\c ",
+    "include *\n",
+    "é",
+    "\0",
+    "${_RANDOM 9 1}",
+    "${_ENV }",
+];

@@ -26,6 +26,7 @@ lb_tests::tests! {
     quorum_scripts_and_the_sorry_server,
     what_is_not_the_agents_is_left_alone,
     systemd_is_told,
+    checks_pause_while_the_address_is_elsewhere,
 }
 
 /// The lab notes' configuration, placeholders of their template and all.
@@ -443,4 +444,25 @@ fn systemd_is_told() -> Result<()> {
     let last = std::iter::repeat_with(hears).find(|said| !matches!(said.as_deref(), Ok("WATCHDOG=1")));
     ensure!(last.transpose()?.as_deref() == Some("STOPPING=1"));
     Ok(())
+}
+
+/// `ha_suspend`: the director that has not the virtual address checks nobody.
+fn checks_pause_while_the_address_is_elsewhere() -> Result<()> {
+    need::network()?;
+    let plan = Plan::new("192.168.26.200", &["192.168.26.155", "192.168.26.156"])?;
+    let mut set = topo::dr_wiring(&plan)?;
+    let lab = Lab::at(&set.balancer.netns)?;
+    let config = LAB.replace("retry 3", "retry 0").replace("protocol TCP", "protocol TCP\nha_suspend");
+    let mut agent = Agent::start(&lab, &set.balancer.netns, &config)?;
+    let both = listed(HEAD, &[row(156, 3), row(155, 3)]);
+    agent.says("Suspending healthchecker for service [192.168.26.155]:tcp:80")?;
+    set.servers[0].stop();
+    // Its check would have been due long ago.
+    thread::sleep(Duration::from_secs(4));
+    agent.comes_to(&both, 0)?;
+    set.vip_on_balancer()?;
+    agent.comes_to(&listed(HEAD, &[row(156, 3)]), 8)?;
+    lab.ok("ip addr del 192.168.26.200/32 dev eth0")?;
+    let suspended = || (agent.log().matches("Suspending").count() == 4).then_some(());
+    run::until(Duration::from_secs(5), "the checks' pause", suspended)
 }

@@ -1,6 +1,7 @@
 //! The agent without its loop: a configuration, the state of everything in it, and the tables it is kept true in.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
@@ -8,12 +9,11 @@ use tracing::{error, info, warn};
 
 use super::apply::{self, Owned, Wanted};
 use super::check::watch::{Report, Watches};
-use super::config::model::{CheckSpec, Config, VirtualServer};
+use super::config::model::{CheckSpec, Config};
 use super::remember::{Memory, Saved};
 use super::verdict::{Event, State};
 use super::{fifo, script};
 use crate::cli::save::request_line;
-use crate::control::address::AddressKind;
 use crate::control::balancer::Balancer;
 use crate::control::model::{ServiceId, Timeouts};
 use crate::control::request::Request;
@@ -195,9 +195,13 @@ impl<S: Store> Keeper<S> {
 
     /// `ha_suspend`: checks pause where no address is this machine's.
     fn follow_addresses(&mut self) {
+        if !self.config.servers.iter().any(|server| server.ha_suspend) {
+            return;
+        }
+        let own = own_addresses();
         let mut changed = false;
         for (server, suspended) in self.config.servers.iter().zip(&mut self.suspended) {
-            let here = !server.ha_suspend || is_here(self.balancer.store(), server);
+            let here = !server.ha_suspend || server.addresses().any(|addr| own.contains(&addr));
             if *suspended == here {
                 *suspended = !here;
                 changed = true;
@@ -299,6 +303,12 @@ pub fn timeouts(config: &Config, now: Timeouts) -> Option<Request> {
     (wanted != now).then_some(Request::SetTimeouts(wanted))
 }
 
-fn is_here(store: &impl Store, server: &VirtualServer) -> bool {
-    server.addresses().any(|addr| store.address_kind(&addr).is_ok_and(|kind| kind == AddressKind::Local))
+/// This machine's addresses as they are now.
+fn own_addresses() -> HashSet<IpAddr> {
+    let addresses = nix::ifaddrs::getifaddrs().into_iter().flatten().filter_map(|found| found.address);
+    let ip = |found: nix::sys::socket::SockaddrStorage| {
+        let v4 = found.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
+        v4.or_else(|| found.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
+    };
+    addresses.filter_map(ip).collect()
 }

@@ -18,6 +18,8 @@ const LONGEST: usize = 1024;
 const MOST_LINES: usize = 1_000_000;
 /// Includes in includes, definitions in definitions.
 const DEEPEST: usize = 64;
+/// A line that definitions made longer grows without end.
+const LARGEST_LINE: usize = 1 << 16;
 /// A configuration of this size is something else.
 const LARGEST: u64 = 64 << 20;
 
@@ -45,6 +47,8 @@ pub struct Source<'p> {
     pending: Option<Pending>,
     lines: Vec<Line>,
     work: usize,
+    /// The files being read, each included by the one before.
+    open: Vec<PathBuf>,
 }
 
 /// The lines of a configuration. `id` is what `@id` lines are compared with.
@@ -56,6 +60,7 @@ pub fn read(path: &Path, id: &str, problems: &mut Problems) -> Vec<Line> {
         pending: None,
         lines: Vec::new(),
         work: 0,
+        open: Vec::new(),
     };
     let whole = Place { file: path.into(), line: 0 };
     match load(path) {
@@ -76,6 +81,7 @@ fn load(path: &Path) -> Result<Vec<u8>, String> {
 impl Source<'_> {
     fn file(&mut self, path: &Path, bytes: &[u8], depth: usize) {
         let file: Arc<Path> = path.into();
+        self.open.push(path.canonicalize().unwrap_or_else(|_| path.to_owned()));
         let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
         for (number, bytes) in (1..).zip(bytes.split(|byte| *byte == b'\n')) {
             let place = Place { file: file.clone(), line: number };
@@ -91,6 +97,7 @@ impl Source<'_> {
             let text = without_comment(text.trim_end_matches('\r'));
             self.physical(&place, text.trim(), depth);
         }
+        self.open.pop();
         if let Some(Pending { name: Some(name), .. }) = self.pending.take() {
             let last = Place { file, line: 0 };
             self.problems.error(&last, format!("ends inside the definition of ${name}"));
@@ -115,16 +122,18 @@ impl Source<'_> {
     }
 
     fn include(&mut self, place: &Place, strict: Strict, pattern: &str, depth: usize) {
-        if depth >= DEEPEST {
-            self.problems.error(place, "includes itself");
-            return;
-        }
         let here = place.file.parent().unwrap_or(Path::new("."));
         let found: Vec<PathBuf> = match include::matches(here, pattern, strict) {
             Ok(found) => found,
             Err(text) => return self.problems.error(place, text),
         };
         for path in found {
+            // Named by another name it would be the same file: an include of itself never ends.
+            let same = path.canonicalize().is_ok_and(|path| self.open.contains(&path));
+            if same || depth >= DEEPEST {
+                self.problems.error(place, format!("{} includes itself", path.display()));
+                continue;
+            }
             match load(&path) {
                 Ok(bytes) => self.file(&path, &bytes, depth + 1),
                 Err(why) if strict.readable => {
@@ -138,7 +147,7 @@ impl Source<'_> {
     /// `outer` holds the variables of repetitions around.
     fn line(&mut self, place: &Place, text: &str, outer: &[(String, String)], depth: usize) {
         let text = text.trim();
-        if text.is_empty() || self.is_too_much(place, depth) {
+        if text.is_empty() || self.is_too_much(place, text.len(), depth) {
             return;
         }
         if let Some((holds, rest)) = condition(text, &self.id) {
@@ -158,15 +167,15 @@ impl Source<'_> {
         }
     }
 
-    fn is_too_much(&mut self, place: &Place, depth: usize) -> bool {
+    fn is_too_much(&mut self, place: &Place, length: usize, depth: usize) -> bool {
         self.work += 1;
-        if depth > DEEPEST {
+        if depth > DEEPEST || length > LARGEST_LINE {
             self.problems.error(place, "a definition refers to itself");
         }
         if self.work == MOST_LINES {
             self.problems.error(place, format!("makes more than {MOST_LINES} lines; the rest is dropped"));
         }
-        depth > DEEPEST || self.work >= MOST_LINES
+        depth > DEEPEST || length > LARGEST_LINE || self.work >= MOST_LINES
     }
 
     fn conditional(
