@@ -69,6 +69,18 @@ pub mod bound {
     /// The dest's number and the method.
     pub const WHERE: u32 = DEST | 7 << METHOD_SHIFT;
 
+    // No bit means two things: joined they are as many as added up.
+    const _: () = {
+        let flags = [KEEP_PORT, CONTROLLED, NO_DEST, NO_ENTRY, FTP, DATA_PORT, PASSIVE, EXTENDED];
+        let (mut joined, mut sum, mut i) = (WHERE, WHERE as u64, 0);
+        while i < flags.len() {
+            joined |= flags[i];
+            sum += flags[i] as u64;
+            i += 1;
+        }
+        assert!(joined as u64 == sum);
+    };
+
     /// The method of a bound connection.
     #[inline(always)]
     pub const fn method(word: u32) -> u32 {
