@@ -2,6 +2,7 @@
 
 use super::case::{self, Case, Step};
 use super::side::{Side, Which};
+use crate::run::Said;
 use anyhow::{Context, Result};
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -66,12 +67,11 @@ fn one(side: &mut Side, case: &Case) -> Result<String> {
             Step::Pause(milliseconds) => thread::sleep(Duration::from_millis(milliseconds)),
             Step::Packet(shot) => said.push_str(&side.shoot(&shot)?),
             Step::Command(words, input) => {
-                let Some(told) = side.command(&words, &input)? else { continue };
-                let out = match words.iter().any(|word| word == "-Lnc") {
-                    true => connections(&told.stdout, case),
-                    false => told.stdout,
-                };
-                lines(&mut said, "out", &out)?;
+                let Some(mut told) = side.command(&words, &input)? else { continue };
+                if words.iter().any(|word| word == "-Lnc") {
+                    told = listed(side, &words, told, case)?;
+                }
+                lines(&mut said, "out", &told.stdout)?;
                 lines(&mut said, "err", &told.stderr)?;
                 if told.status != 0 {
                     writeln!(said, "  status {}", told.status)?;
@@ -81,16 +81,34 @@ fn one(side: &mut Side, case: &Case) -> Result<String> {
     }
     for listing in ["-Lnc", "-Ln"] {
         writeln!(said, "at the end: ipvsadm {listing}")?;
-        let told = side.ipvsadm(&["ipvsadm".to_owned(), listing.to_owned()], "")?;
-        let out = match listing {
-            "-Lnc" => connections(&told.stdout, case),
-            _ => services(&told.stdout, case),
-        };
-        lines(&mut said, "out", &out)?;
+        let words = ["ipvsadm".to_owned(), listing.to_owned()];
+        let mut told = side.ipvsadm(&words, "")?;
+        if listing == "-Lnc" {
+            told = listed(side, &words, told, case)?;
+        } else {
+            told.stdout = services(&told.stdout, case);
+        }
+        lines(&mut said, "out", &told.stdout)?;
         lines(&mut said, "err", &told.stderr)?;
     }
     side.reset()?;
     Ok(said)
+}
+
+/// A listing of connections, its first reading given: of the case's own, and read until two readings agree. Where the
+/// buffer of /proc/net/ip_vs_conn ends, the kernel leaves out a line if an entry before it has gone meanwhile.
+fn listed(side: &Side, words: &[String], first: Said, case: &Case) -> Result<Said> {
+    const READINGS: usize = 5;
+    let own = |told: Said| Said { stdout: connections(&told.stdout, case), ..told };
+    let mut before = own(first);
+    for _ in 1..READINGS {
+        let now = own(side.ipvsadm(words, "")?);
+        if now.stdout == before.stdout {
+            break;
+        }
+        before = now;
+    }
+    Ok(before)
 }
 
 /// Every counter of a batch's services; then the rules go.
