@@ -2,6 +2,7 @@
 //!
 //! - [`need`]: what a test cannot do without; a missing thing is a visible skip, and a failure under `CI=true`.
 //! - [`harness`]: `tests! { … }` makes the `main` of a test file out of a list of functions.
+//! - [`pace`]: how much longer things may take on a slow machine.
 //! - [`run`]: commands with a time limit, and what they said.
 //! - [`net`]: network namespaces, veth pairs, switches, and the two settings every veth with XDP behind it needs.
 //! - [`peer`]: who talks over them: nginx, curl, plain HTTP connections, UDP echo, iperf3.
@@ -26,6 +27,7 @@ pub mod lab;
 pub mod listing;
 pub mod need;
 pub mod net;
+pub mod pace;
 pub mod packets;
 pub mod peer;
 pub mod run;

@@ -1,5 +1,6 @@
 //! Commands with a time limit.
 
+use crate::pace;
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -9,7 +10,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// Long enough for anything a test waits for on a busy machine with two processors.
+/// Long enough for anything a test waits for on a busy machine with two processors. Like all limits given here, it is
+/// stretched on a slow machine (see [`pace`]).
 pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// What a command said, and its exit status.
@@ -50,6 +52,7 @@ pub fn run_with(command: &mut Command, input: &[u8], limit: Duration) -> Result<
     let stdin = child.stdin.take().map(|pipe| feed(pipe, input.to_vec()));
     let stdout = child.stdout.take().map(drain);
     let stderr = child.stderr.take().map(drain);
+    let limit = pace::limit(limit);
     let status = wait(&mut child, limit)?;
     let Some(status) = status else {
         bail!("`{shown}` did not end within {} s", limit.as_secs());
@@ -71,6 +74,7 @@ pub fn die_with_us(command: &mut Command) -> &mut Command {
 
 /// Asks again every 20 ms until `ready` gives a value; an error after `limit`.
 pub fn until<T>(limit: Duration, what: &str, mut ready: impl FnMut() -> Option<T>) -> Result<T> {
+    let limit = pace::limit(limit);
     let deadline = Instant::now() + limit;
     loop {
         if let Some(value) = ready() {

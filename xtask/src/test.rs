@@ -17,7 +17,7 @@ use crate::{build, command, lint, setup};
 pub struct Options {
     /// Only these layers (default: all)
     layers: Vec<Layer>,
-    /// The slow tests too: the oracle's sweep and the net suite in the virtual machine
+    /// The slow tests too: the oracle's sweep and the whole net layer in the virtual machine
     #[arg(long)]
     full: bool,
     /// Only tests whose name contains this
@@ -100,8 +100,7 @@ impl Test {
     }
 
     fn integration(&self, layer: Layer) -> Result<()> {
-        let mut names = names(layer)?;
-        names.retain(|name| self.full || name != SLOW);
+        let names = names(layer)?;
         let named = names.iter().flat_map(|name| ["--test", name]);
         let what: Vec<&str> = ["--package", "lb-tests"].into_iter().chain(named).collect();
         // A virtual machine takes all processors for itself.
@@ -109,15 +108,13 @@ impl Test {
         self.cargo_test(&what, &["--test-threads", &threads])
     }
 
-    /// What is emulated should not be slow as well: the guest gets the optimised program. With `--full` the net layer's
-    /// tests go with it.
+    /// What is emulated should not be slow as well: the guest gets the optimised program. The net layer's tests go with
+    /// it: of the labs one for each method, with `--full` all.
     fn vm(&self) -> Result<()> {
         let lb_user = build::lb_user(&build::Options { release: true })?;
-        if self.full {
-            let suites = names(Layer::Net)?;
-            let suites = suites.iter().flat_map(|name| ["--test", name]);
-            command::run(command::cargo(["test", "--no-run", "--package", "lb-tests"]).args(suites))?;
-        }
+        let suites = if self.full { names(Layer::Net)? } else { vec![LABS.to_owned()] };
+        let suites = suites.iter().flat_map(|name| ["--test", name]);
+        command::run(command::cargo(["test", "--no-run", "--package", "lb-tests"]).args(suites))?;
         Self { lb_user, only: self.only.clone(), full: self.full }.integration(Layer::Vm)
     }
 
@@ -131,8 +128,8 @@ impl Test {
     }
 }
 
-/// Tests that run only with `--full`: net suites in the virtual machine.
-const SLOW: &str = "vm_net";
+/// The net suite of which the virtual machine always runs a part.
+const LABS: &str = "net_labs";
 
 /// As an argument, for not every harness reads `RUST_TEST_THREADS`. Each of these tests starts a dozen processes and
 /// some check timings: too many at once only disturb each other.

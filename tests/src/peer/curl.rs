@@ -1,10 +1,11 @@
 //! curl as the client.
 
 use crate::net::Netns;
-use crate::{run, stale};
+use crate::{pace, run, stale};
 use anyhow::{Result, ensure};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 /// The URL of `path` at an address, IPv6 in brackets, port 80 left out as a person would.
 pub fn url(at: SocketAddr, path: &str) -> String {
@@ -17,23 +18,42 @@ pub fn url(at: SocketAddr, path: &str) -> String {
 
 /// Who answered each of `count` requests for `/`, one after the other, a new connection for each.
 pub fn answers(client: &Netns, at: SocketAddr, count: usize) -> Result<Vec<String>> {
-    ask(client, &[], at, count)
+    ask(client, "", at, count)
 }
 
 /// The same from another of the client's addresses.
 pub fn answers_from(client: &Netns, from: IpAddr, at: SocketAddr, count: usize) -> Result<Vec<String>> {
-    ask(client, &["--interface", &from.to_string()], at, count)
+    ask(client, &format!("interface = {from}\n"), at, count)
 }
 
 /// One curl for all requests; it stops at the first that fails.
-fn ask(client: &Netns, options: &[&str], at: SocketAddr, count: usize) -> Result<Vec<String>> {
-    let urls = format!("url = \"{}\"\n", url(at, "/")).repeat(count);
+///
+/// Each has a port of its own. Left to itself the client's kernel begins somewhere else every ten seconds and comes upon
+/// ports that it has just used; to the balancer such a connection is the old one, which keeps its server.
+fn ask(client: &Netns, options: &str, at: SocketAddr, count: usize) -> Result<Vec<String>> {
+    let request = |port| {
+        let (url, patience) = (url(at, "/"), pace::seconds(10));
+        format!(
+            "url = \"{url}\"\nfail\nmax-time = {patience}\nheader = \"Connection: close\"\nlocal-port = {port}\n{options}"
+        )
+    };
+    let requests: Vec<String> = (0..count).map(|_| request(next_port())).collect();
     let mut command = client.command("curl");
-    command.args(["-sSf", "--fail-early", "--max-time", "10", "-H", "Connection: close", "-K", "-"]);
-    let said = run::run_with(command.args(options), urls.as_bytes(), run::LIMIT)?;
+    command.args(["-sS", "--fail-early", "-K", "-"]);
+    let said = run::run_with(&mut command, requests.join("next\n").as_bytes(), run::LIMIT)?;
     let answers: Vec<String> = said.ok()?.lines().map(str::to_owned).collect();
     ensure!(answers.len() == count, "{} answers to {count} requests", answers.len());
     Ok(answers)
+}
+
+/// Below those the kernel gives by itself, round and round.
+fn next_port() -> u16 {
+    const FIRST: u16 = 1024;
+    const PORTS: u16 = 32768 - FIRST;
+    static COUNT: AtomicU16 = AtomicU16::new(0);
+    let next = |count| Some((count + 1) % PORTS);
+    let count = COUNT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).unwrap_or_default();
+    FIRST + count
 }
 
 /// The bytes of a file.
@@ -41,7 +61,7 @@ pub fn download(client: &Netns, at: SocketAddr, path: &str) -> Result<Vec<u8>> {
     let directory = stale::directory()?;
     let file = directory.path().join("download");
     let mut command = client.command("curl");
-    command.args(["-sSf", "--max-time", "30", "-o"]).arg(&file).arg(url(at, path));
+    command.args(["-sSf", "--max-time", &pace::seconds(30), "-o"]).arg(&file).arg(url(at, path));
     run::run(&mut command)?.ok()?;
     Ok(fs::read(file)?)
 }

@@ -2,6 +2,7 @@
 //! and ask again on the same connection.
 
 use crate::net::Netns;
+use crate::pace;
 use anyhow::{Context, Result, ensure};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -20,9 +21,9 @@ pub struct Connection {
 impl Connection {
     /// Connects from `client`.
     pub fn open(client: &Netns, server: SocketAddr) -> Result<Self> {
-        let stream = client.enter(|| TcpStream::connect_timeout(&server, PATIENCE))?;
+        let stream = client.enter(|| TcpStream::connect_timeout(&server, pace::limit(PATIENCE)))?;
         let stream = stream.with_context(|| format!("cannot connect to {server}"))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(pace::limit(PATIENCE)))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream: BufReader::new(stream), server })
     }

@@ -1,7 +1,7 @@
 //! iperf3: much traffic on one connection.
 
 use crate::net::Netns;
-use crate::run;
+use crate::{pace, run};
 use anyhow::{Context, Result};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Child, Stdio};
@@ -48,7 +48,8 @@ impl Drop for Server {
 /// Sends for a second; an error when the transfer breaks. Gives iperf3's own summary.
 pub fn transfer(client: &Netns, server: IpAddr, direction: Direction) -> Result<String> {
     let mut command = client.command("iperf3");
-    command.args(["-t", "1", "-f", "m", "--connect-timeout", "5000", "-c", &server.to_string()]);
+    let patience = pace::limit(Duration::from_secs(5)).as_millis().to_string();
+    command.args(["-t", "1", "-f", "m", "--connect-timeout", &patience, "-c", &server.to_string()]);
     if direction == Direction::Download {
         command.arg("-R");
     }

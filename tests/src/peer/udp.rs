@@ -1,6 +1,7 @@
 //! A UDP echo server that says who it is, and its client.
 
 use crate::net::Netns;
+use crate::pace;
 use anyhow::{Context, Result, bail};
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -69,7 +70,7 @@ impl Asker {
             SocketAddr::V6(_) => [0_u16; 8].into(),
         };
         let socket = client.enter(|| UdpSocket::bind((any, 0)))??;
-        socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+        socket.set_read_timeout(Some(pace::limit(Duration::from_secs(3))))?;
         // Connected, the socket takes answers from the VIP only.
         socket.connect(server).with_context(|| format!("no way to {server}"))?;
         Ok(Self { socket, server })

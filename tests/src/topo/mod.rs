@@ -13,7 +13,7 @@ mod tunnel;
 pub use address::{Dual, Plan};
 pub use host::{Host, Server};
 pub use plans::{dr, dr_wiring, nat, nat_wiring, tun, tun_wiring, two_nics};
-pub use tunnel::TunnelEnd;
+pub use tunnel::{Tunnel, TunnelEnd};
 
 use crate::net::Switch;
 use crate::peer::Content;

@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-/// This machine's programs that the guest gets, where they are there. Everything else is busybox's.
-const PROGRAMS: [&str; 10] =
-    ["ip", "tc", "nginx", "curl", "iperf3", "ping", "sysctl", "ifconfig", "nsenter", "socat"];
+/// This machine's programs that the guest gets, where they are there. Everything else is busybox's. Its shell would
+/// prefer its own `ip` to the one on the path, so the shell is this machine's too.
+const PROGRAMS: [&str; 12] =
+    ["sh", "ip", "tc", "nginx", "curl", "iperf3", "ping", "sysctl", "ifconfig", "nsenter", "socat", "vsftpd"];
 
 /// Of this machine's /etc.
 const ETC: [&str; 6] = ["passwd", "group", "nsswitch.conf", "protocols", "services", "host.conf"];
@@ -67,10 +68,10 @@ impl Contents {
         files.push(("ipvs/ipvsadm".to_owned(), ipvsadm));
         for program in PROGRAMS {
             // What is missing here is missing there, and the test that needs it says so.
-            let Ok(program) = need::program(program) else { continue };
-            let program = program.canonicalize()?;
+            let Ok(named) = need::program(program) else { continue };
+            let program = named.canonicalize()?;
             needed.extend(libraries_of(&program, &libraries)?);
-            files.push((inside(&program), program));
+            files.push((inside(&named), program));
         }
         // Programs of this workspace need what this test needs.
         needed.extend(libraries_of(&std::env::current_exe()?, &libraries)?);
@@ -104,7 +105,7 @@ impl Contents {
             "out",
             "var/log",
             "root",
-            "etc",
+            "etc/sysctl.d",
         ] {
             archive.directory(folder)?;
         }

@@ -3,6 +3,8 @@
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin:/busybox HOME=/root LC_ALL=C
 /bin/busybox mkdir -p /busybox
 /bin/busybox --install -s /busybox
+# What a person's own path has to have; a program of the same name that is there already stays.
+/bin/busybox --install -s /usr/bin 2> /dev/null
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
@@ -10,9 +12,11 @@ mkdir -p /dev/pts /dev/shm
 mount -t tmpfs tmp /tmp
 mount -t tmpfs run /run
 mount -t bpf bpf /sys/fs/bpf
-[ -e /usr/bin/sh ] || ln -s busybox /usr/bin/sh
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
 ln -s /proc/self/fd /dev/fd
 while read -r module; do insmod "/modules/$module" || echo "init: no module $module"; done < /modules/order
+# Of loaded modules modprobe asks for no more.
+mkdir -p "/lib/modules/$(uname -r)"
 # Tunnel devices are made by whoever wants one.
 echo 2 > /proc/sys/net/core/fb_tunnels_only_for_init_net
 ip link set lo up

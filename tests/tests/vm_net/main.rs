@@ -1,0 +1,102 @@
+//! The tests of real traffic in namespaces, on the other kernel: with its veth, its routes, and real tunnel devices on the
+//! real servers.
+//!
+//! Everybody runs the first lab of each method, and the tunnels that only the guest's kernel has devices for: these are
+//! in this very program, which the guest runs as well. `LB_TESTS_FULL=1` adds the suites of the net layer as a whole.
+
+mod tunnels;
+
+use anyhow::{Context, Result, ensure};
+use lb_tests::harness::{self, Case};
+use lb_tests::need::Missing;
+use lb_tests::vm::{self, Vm};
+use lb_tests::{lab, pace};
+use std::env;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+/// Says that this is the guest.
+const GUEST: &str = "LB_TESTS_GUEST";
+
+/// An emulated processor is ten to twenty times as slow.
+const SLOWNESS: u32 = 15;
+
+const SAMPLE: [Case; 1] = [("sample", sample)];
+const SUITES: [Case; 5] = [
+    ("labs", || whole("net_labs")),
+    ("lifecycle", || whole("net_lifecycle")),
+    ("services", || whole("net_services")),
+    ("refusals", || whole("net_refusals")),
+    ("agent", || whole("net_agent")),
+];
+
+fn main() -> ExitCode {
+    let said = |variable| env::var_os(variable).is_some_and(|value| value == "1");
+    match (said(GUEST), said("LB_TESTS_FULL")) {
+        (true, _) => harness::run(&tunnels::CASES),
+        (false, false) => harness::run(&SAMPLE),
+        (false, true) => harness::run(&[&SAMPLE[..], &SUITES].concat()),
+    }
+}
+
+fn sample() -> Result<()> {
+    in_guest(&[("net_labs", "first_lab"), ("vm_net", "")], Duration::from_secs(900))
+}
+
+fn whole(suite: &str) -> Result<()> {
+    in_guest(&[(suite, "")], Duration::from_secs(3600))
+}
+
+/// Runs suites in one boot, of each the tests whose name contains the second word.
+fn in_guest(suites: &[(&str, &str)], limit: Duration) -> Result<()> {
+    let vm = Vm::new()?;
+    let program = vm::stripped(&lab::program()?)?;
+    let programs =
+        suites.iter().map(|(suite, _)| Ok((format!("suites/{suite}"), vm::stripped(&newest(suite)?)?)));
+    let programs = programs.collect::<Result<Vec<_>>>()?;
+    let mut files: Vec<vm::FileIn<'_>> = vec![("usr/bin/lb-user", &program)];
+    files.extend(programs.iter().map(|(there, here)| (there.as_str(), here.as_path())));
+    let outcome = vm.run(&script(suites), &files, limit)?;
+    ensure!(outcome.status == 0, "on {}:\n{}", vm.kernel(), outcome.stdout);
+    let results: Vec<&str> =
+        outcome.stdout.lines().filter(|line| line.starts_with("test result: ok")).collect();
+    let ran = results.len() == suites.len() && !results.iter().any(|result| result.contains("ok. 0 passed"));
+    ensure!(ran, "a suite without tests:\n{}", outcome.stdout);
+    results.iter().for_each(|result| println!("{result}"));
+    Ok(())
+}
+
+/// In every namespace the kernel makes its tunnel devices by itself, as it does on a machine in a lab.
+fn script(suites: &[(&str, &str)]) -> String {
+    let mut script = format!(
+        "export CI=true {GUEST}=1 LB_USER_BIN=/usr/bin/lb-user {}={SLOWNESS}
+         echo 0 > /proc/sys/net/core/fb_tunnels_only_for_init_net
+         status=0\n",
+        pace::VARIABLE
+    );
+    for (suite, part) in suites {
+        _ = writeln!(script, "/suites/{suite} --test-threads 2 {part} 2>&1 || status=1");
+    }
+    script + "exit $status\n"
+}
+
+/// The suite's program, which cargo has put beside this one; the newest, for it never removes old ones.
+fn newest(suite: &str) -> Result<PathBuf> {
+    let here = env::current_exe()?;
+    let mut found: Vec<(SystemTime, PathBuf)> = Vec::new();
+    for entry in fs::read_dir(here.parent().context("this program is in a folder")?)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let hash = name.strip_prefix(suite).and_then(|rest| rest.strip_prefix('-'));
+        if hash.is_some_and(|hash| !hash.contains('.')) {
+            found.push((fs::metadata(&path)?.modified()?, path));
+        }
+    }
+    let newest = found.into_iter().max();
+    let missing =
+        || Missing::new(format!("the tests {suite}: cargo test --no-run -p lb-tests --test {suite}"));
+    Ok(newest.ok_or_else(missing)?.1)
+}
