@@ -97,7 +97,7 @@ impl Hop {
     }
 }
 
-/// A hop in shared memory, guarded by a sequence number: odd while somebody writes. 48 bytes.
+/// A hop in shared memory, guarded by a sequence number: odd while somebody writes. 56 bytes.
 #[repr(C, align(8))]
 #[derive(Debug, Default)]
 pub struct SharedHop {
@@ -107,10 +107,18 @@ pub struct SharedHop {
     pub asked: Cell32,
     /// Two of [`Route`]'s words in each: MACs and egress, MTU and VLAN, source.
     words: [Cell64; 5],
+    /// Path MTU learnt from an ICMP error (low half; 0 = none), and when it ends, in seconds of the monotonic clock.
+    path: Cell64,
 }
 
 const fn join(low: u32, high: u32) -> u64 {
     low as u64 | (high as u64) << 32
+}
+
+/// Of two MTUs, of which 0 is one not known.
+#[inline(always)]
+const fn lesser(a: u32, b: u32) -> u32 {
+    if a != 0 && (a < b || b == 0) { a } else { b }
 }
 
 impl SharedHop {
@@ -139,10 +147,11 @@ impl SharedHop {
     #[inline(always)]
     pub fn write(&self, route: &Route) {
         let (hop, source) = (&route.hop, route.source.words());
+        let mtu = lesser(self.path.load() as u32, hop.mtu);
         let words = [
             join(hop.macs[0], hop.macs[1]),
             join(hop.macs[2], hop.ifindex),
-            join(hop.mtu, hop.vlan),
+            join(mtu, hop.vlan),
             join(source[0], source[1]),
             join(source[2], source[3]),
         ];
@@ -162,6 +171,43 @@ impl SharedHop {
         // Never back to 0, which means "never written".
         let next = seq.wrapping_add(2);
         self.seq.swap(if next == 0 { 2 } else { next });
+    }
+
+    /// Remembers what a router on the way says it carries, until `end` (seconds). It counts from the next
+    /// [`SharedHop::write`] on, which `asked`, a time long enough ago, brings about.
+    #[inline(always)]
+    pub fn learn(&self, path: u32, end: u32, asked: u32) {
+        self.path.store(join(path, end));
+        self.asked.store(asked);
+    }
+
+    /// What the way carries as far as is known, whether in force yet or not; 0 = not known.
+    #[inline(always)]
+    pub fn carries(&self) -> u32 {
+        lesser(self.path.load() as u32, self.read().map_or(0, |hop| hop.mtu))
+    }
+
+    /// Makes it all older, for tests.
+    #[cfg(any(test, feature = "host"))]
+    pub fn age(&self, seconds: u32, ticks: u32) {
+        let path = self.path.load();
+        self.path.store(join(path as u32, ((path >> 32) as u32).saturating_sub(seconds)));
+        self.asked.store(self.asked.load().wrapping_sub(ticks));
+    }
+
+    /// Forgets the path MTU if its time is up.
+    #[inline(always)]
+    pub fn expire(&self, seconds: u32) {
+        let path = self.path.load();
+        if path != 0 && seconds >= (path >> 32) as u32 {
+            self.forget_path();
+        }
+    }
+
+    /// Forgets the path MTU.
+    #[inline(always)]
+    pub fn forget_path(&self) {
+        self.path.store(0);
     }
 
     /// Forgets the hop: the next packet asks the kernel.

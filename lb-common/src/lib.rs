@@ -52,6 +52,7 @@ pub mod host;
 pub mod ip;
 pub mod local;
 pub mod mark;
+pub mod outer;
 pub mod packet;
 pub mod parse;
 pub mod persist;

@@ -37,7 +37,8 @@ pub struct Work<F: Ip> {
     pub seen: Seen<F>,
     /// The packet an ICMP error quotes.
     pub quote: Seen<F>,
-    /// The ICMP error, while `seen` is the request it is about, which it may start a connection for.
+    /// The ICMP error, while `seen` is the request it is about, which it may start a connection for; or the packet in the
+    /// tunnel whose outer header the error quotes.
     pub error: Seen<F>,
     /// What is looked up.
     pub wanted: Wanted<F>,

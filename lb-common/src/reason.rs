@@ -139,6 +139,7 @@ reasons! {
     Internal = Drop, "internal", "a map lookup that cannot fail failed";
     BadChecksum = Drop, "bad-checksum", "an ICMP error whose checksum is wrong, and which would have to be translated";
     NoCallId = Drop, "no-call-id", "for a service of persistence engine sip, but no SIP message with a Call-ID";
+    TunnelError = Drop, "tunnel-error", "an ICMP error about a tunnel's outer packet, of which the client is not told";
 }
 
 /// Number of reasons.

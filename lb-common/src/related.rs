@@ -3,7 +3,7 @@
 //! An error from the client's side quotes a reply (virtual address to client) and goes to the dest. One from the
 //! server's side quotes a request as the dest saw it (client to dest) and, under NAT, goes to the client in the virtual
 //! address's name, whoever sent it. What belongs to no connection passes to the stack, and so does everything that is
-//! no error: echo to a VIP is the stack's to answer.
+//! no error: echo to a VIP is the stack's to answer. An error about a tunnel's outer packet is [`outer`]'s.
 
 use crate::account;
 use crate::addr::{Port, Proto};
@@ -14,6 +14,7 @@ use crate::dest::Method;
 use crate::flow::Flow;
 use crate::forward::{link, nat, to_dest, tunnel};
 use crate::ip::{Address, Ip, filter_bit};
+use crate::outer;
 use crate::packet::Packet;
 use crate::parse::{self, Fragment, Seen};
 use crate::pipeline::{Step, Work};
@@ -57,6 +58,11 @@ fn follow<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>) -> 
         return Err(Reason::OtherProtocol);
     }
     quoted(p, &work.seen, &mut work.quote)?;
+    let step = outer::forward(p, t, work);
+    if !step.is(Step::RELATED) {
+        return Ok(step);
+    }
+    quoted_ports(p, &work.seen, &mut work.quote)?;
     let (src, dst) = (work.quote.src, work.quote.dst);
     let (sport, dport) = (work.quote.sport, work.quote.dport);
     if t.known(filter_bit(F::FAMILY, src.mixed()))
@@ -134,10 +140,20 @@ pub fn forward_new<F: Ip, P: Packet, T: Tables>(
     to_server(p, t, work, bound).into()
 }
 
-/// Takes the quoted packet apart: its header and the first four bytes after it. Its length is not all there.
+/// Takes the quoted packet's header apart. Its length is not all there.
 #[inline(always)]
-fn quoted<F: Ip, P: Packet>(p: &P, outer: &Seen<F>, quote: &mut Seen<F>) -> Result<(), Reason> {
-    let l3 = outer.l4 + HEADER;
+fn quoted<F: Ip, P: Packet>(p: &P, error: &Seen<F>, quote: &mut Seen<F>) -> Result<(), Reason> {
+    within(p, error, error.l4 + HEADER, quote)
+}
+
+/// Takes the header at `l3` of a packet apart that stands within an error.
+#[inline(always)]
+pub(crate) fn within<F: Ip, P: Packet>(
+    p: &P,
+    error: &Seen<F>,
+    l3: u32,
+    quote: &mut Seen<F>,
+) -> Result<(), Reason> {
     let header: &F::Header = p.at(l3).ok_or(Reason::Truncated)?;
     let (skip, proto, fragment, _) = F::payload(header)?;
     quote.src = F::source(header);
@@ -145,16 +161,25 @@ fn quoted<F: Ip, P: Packet>(p: &P, outer: &Seen<F>, quote: &mut Seen<F>) -> Resu
     quote.l3 = l3;
     quote.l4 = l3 + skip;
     // As far as the error itself goes.
-    quote.len = outer.len.saturating_sub(quote.l3 - outer.l3);
+    quote.len = error.len.saturating_sub(quote.l3 - error.l3);
     quote.proto = proto;
     quote.fragment = fragment;
-    parse::extensions::<F, P>(p, quote)?;
+    parse::extensions::<F, P>(p, quote)
+}
+
+/// And the first four bytes after it.
+#[inline(always)]
+pub(crate) fn quoted_ports<F: Ip, P: Packet>(
+    p: &P,
+    error: &Seen<F>,
+    quote: &mut Seen<F>,
+) -> Result<(), Reason> {
     if quote.fragment == Fragment::Later || !matches!(quote.proto, Proto::TCP | Proto::UDP | Proto::SCTP) {
         return Err(Reason::OtherProtocol);
     }
     let ports: &Ports = p.at(quote.l4).ok_or(Reason::Truncated)?;
     // What follows the error in the frame is no part of it.
-    if quote.l4 + size_of::<Ports>() as u32 > outer.l3 + outer.len {
+    if quote.l4 + size_of::<Ports>() as u32 > error.l3 + error.len {
         return Err(Reason::Truncated);
     }
     quote.set_ports(ports);
@@ -201,7 +226,7 @@ fn to_server<F: Ip, P: Packet, T: Tables>(
     account::count(t, number, Direction::In, seen.len);
     let hop = to_dest(t, dest, tunnelled, seen.now)?;
     decrement::<F, P>(p, seen)?;
-    let limit = if tunnelled { tunnel::room(dest, &hop) } else { hop.mtu };
+    let limit = if tunnelled { tunnel::room(dest, hop.mtu) } else { hop.mtu };
     if seen.len > limit && limit != 0 {
         return Err(Reason::TooBig);
     }
@@ -240,7 +265,7 @@ fn to_client<F: Ip, P: Packet, T: Tables>(
 
 /// Is the error's checksum right? One that is not would still not be when translated.
 #[inline(never)]
-fn intact<F: Ip, P: Packet>(p: &mut P, seen: &Seen<F>) -> bool {
+pub(crate) fn intact<F: Ip, P: Packet>(p: &mut P, seen: &Seen<F>) -> bool {
     let len = (seen.l3 + seen.len).saturating_sub(seen.l4);
     let pseudo = if F::HEADER_SUM {
         0

@@ -507,6 +507,7 @@ impl Engine for Program {
         let ticks = seconds * HZ;
         self.maps.conns4.all::<Bucket4>().iter().for_each(|bucket| age::<V4>(bucket, ticks));
         self.maps.conns6.all::<Bucket6>().iter().for_each(|bucket| age::<V6>(bucket, ticks));
+        self.maps.dests.all::<Dest>().iter().for_each(|dest| dest.hop.age(seconds, ticks));
         let aged = self.maps.age_caches(seconds);
         assert!(aged.is_ok(), "what lblc and lblcr remember cannot be made older: {aged:?}");
     }

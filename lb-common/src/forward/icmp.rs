@@ -14,7 +14,7 @@ use crate::reason::{Reason, Verdict};
 use crate::tables::{Direction, LOOPBACK, Tables};
 use crate::wire::{Ipv4Hdr, Ipv6Hdr};
 
-/// What is wrong, and whose output the answer is: MTU in the low 24 bits, kind in the next 8, a dest's number in the
+/// What is wrong, and whose output the answer is: MTU, or type and code, in the low 24 bits, kind in the next 8, a dest's number in the
 /// next 20 with a bit above it that says there is one. A word, because an enum's unused payload would be an
 /// uninitialised argument, which the verifier refuses.
 #[repr(transparent)]
@@ -36,6 +36,11 @@ impl Error {
     #[inline(always)]
     pub const fn too_big(mtu: u32) -> Self {
         Self(3 << 24 | (mtu & 0xff_ffff) as u64)
+    }
+    /// The same error another router sent about the packet's outer header: type and code.
+    #[inline(always)]
+    pub const fn relayed(kind: u8, code: u8) -> Self {
+        Self(4 << 24 | (kind as u64) << 8 | code as u64)
     }
     /// About a packet with this [`bound`] word. IPVS meets its own errors on their way out, and finds the connection they
     /// quote by its virtual address: as a reply, where replies come from there. Not under NAT, nor without an entry.
@@ -73,6 +78,10 @@ impl Error {
     const fn mtu(self) -> u32 {
         self.0 as u32 & 0xff_ffff
     }
+    #[inline(always)]
+    const fn type_code(self) -> (u8, u8) {
+        ((self.0 >> 8) as u8, self.0 as u8)
+    }
     /// The reason counted when no ICMP may be sent.
     #[inline(always)]
     const fn reason(self) -> Reason {
@@ -80,7 +89,8 @@ impl Error {
             0 => Reason::NoDest,
             1 => Reason::NoRoute,
             2 => Reason::TtlExceeded,
-            _ => Reason::TooBig,
+            3 => Reason::TooBig,
+            _ => Reason::TunnelError,
         }
     }
     /// Type, code and second word, IPv4.
@@ -90,7 +100,8 @@ impl Error {
             0 => (3, 3, 0),
             1 => (3, 1, 0),
             2 => (11, 0, 0),
-            _ => (3, 4, self.mtu() & 0xffff),
+            3 => (3, 4, self.mtu() & 0xffff),
+            _ => (self.type_code().0, self.type_code().1, 0),
         }
     }
     /// Type, code and second word, IPv6.
@@ -100,7 +111,8 @@ impl Error {
             0 => (1, 4, 0),
             1 => (1, 3, 0),
             2 => (3, 0, 0),
-            _ => (2, 0, self.mtu()),
+            3 => (2, 0, self.mtu()),
+            _ => (self.type_code().0, self.type_code().1, 0),
         }
     }
 }

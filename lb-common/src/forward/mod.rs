@@ -90,7 +90,7 @@ fn to_server<F: Ip, P: Packet, T: Tables>(
     if !decrement::<F, P>(p, seen)? {
         return Ok(Step::answer(icmp::Error::TIME_EXCEEDED.about(bound)));
     }
-    let limit = if tunnelled { tunnel::room(dest, &hop) } else { hop.mtu };
+    let limit = if tunnelled { tunnel::room(dest, hop.mtu) } else { hop.mtu };
     if seen.len > limit && limit != 0 {
         refuses_fragments::<F, P>(p, seen)?;
         return Ok(Step::answer(icmp::Error::too_big(limit).about(bound)));
@@ -208,6 +208,7 @@ fn ask<T: Tables>(t: &T, dest: &Dest, source: bool) -> Result<(), Reason> {
         family: if dest.family() == Family::V4 as u8 { Family::V4 } else { Family::V6 },
         source: source || dest.method() == Method::Tunnel as u8,
     };
+    dest.hop.expire(t.seconds());
     let answer = t.route(&query, &dest.hop);
     if answer.is_err() {
         dest.hop.forget();

@@ -56,10 +56,42 @@ fn outer_len(dest: &Dest) -> u32 {
     if dest.family() == Family::V4 as u8 { V4::HEADER } else { V6::HEADER }
 }
 
-/// The longest inner packet the way carries; 0 = not known.
+/// The longest inner packet a way of this MTU carries; 0 = not known.
 #[inline(always)]
-pub fn room(dest: &Dest, hop: &Hop) -> u32 {
-    hop.mtu.saturating_sub(outer_len(dest) + Shell::of(dest).len())
+pub fn room(dest: &Dest, mtu: u32) -> u32 {
+    mtu.saturating_sub(outer_len(dest) + Shell::of(dest).len())
+}
+
+/// Where the inner packet begins in an outer one of ours, if `outer` may be one: as an ICMP error quotes it.
+#[inline(always)]
+pub fn inside<F: Ip, P: Packet>(p: &P, outer: &Seen<F>) -> Option<u32> {
+    let kind = F::ETHERTYPE.to_be_bytes();
+    let shell = match outer.proto {
+        proto if proto.0 == F::INSIDE.0 => 0,
+        Proto::UDP => {
+            let gue: &[u8; 4] = p.at(outer.l4 + 8)?;
+            if *gue != [0, F::INSIDE.0, 0, 0] {
+                return None;
+            }
+            GUE
+        }
+        Proto::GRE => {
+            let gre: &[u8; 4] = p.at(outer.l4)?;
+            if gre[0] & 0x7f != 0 || gre[1] != 0 || gre[2] != kind[0] || gre[3] != kind[1] {
+                return None;
+            }
+            if gre[0] == 0 { 4 } else { 8 }
+        }
+        _ => return None,
+    };
+    Some(outer.l4 + shell)
+}
+
+/// Would a packet to this dest have such an outer header: between these protocols, with `shell` bytes behind it?
+#[inline(always)]
+pub fn wraps<F: Ip>(dest: &Dest, proto: Proto, shell: u32) -> bool {
+    let own = Shell::of(dest);
+    dest.family() == F::FAMILY as u8 && own.proto(F::INSIDE).0 == proto.0 && own.len() == shell
 }
 
 /// What the outer header takes from the inner one.

@@ -41,6 +41,7 @@ pub struct Place {
 /// Fills a slot nobody uses; the status, which makes it a dest, comes last.
 pub fn write(dest: &Dest, owner: &Owner, id: &DestId, conf: &DestConf, place: &Place) {
     dest.hop.forget();
+    dest.hop.forget_path();
     for (cell, word) in dest.addr.iter().zip(Addr::from(id.addr).words()) {
         cell.store(word);
     }
@@ -217,7 +218,10 @@ mod tests {
     fn comes_back_as_it_went_in() {
         let (owner_, id_, conf_) = some();
         let dest = Dest::default();
+        // What the slot's last dest has left.
+        dest.hop.learn(1400, 900, 0);
         write(&dest, &owner_, &id_, &conf_, &Place { local: true, egress: 3 });
+        assert_eq!(dest.hop.carries(), 0);
         assert_eq!((owner(&dest), id(&dest), conf(&dest)), (owner_, id_, conf_));
         assert!(used(&dest) && dest.available() && !referenced(&dest));
         retire(&dest, 100, 90);
