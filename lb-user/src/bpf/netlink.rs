@@ -25,10 +25,12 @@ impl Netlink {
     /// Opens one, in the network namespace of this thread.
     pub fn open() -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
-        let (connection, handle, _) = {
+        let (mut connection, handle, _) = {
             let _inside = runtime.enter();
             rtnetlink::new_connection()?
         };
+        // A request without an answer ends with an acknowledgement, which is how `ask` knows that it did.
+        connection.set_forward_ack(true);
         runtime.spawn(connection);
         Ok(Self { runtime, handle })
     }
