@@ -31,6 +31,8 @@ pub trait Address: Copy + PartialEq + Eq + Debug + Default {
     fn diff(&self, new: &Self, sum: u32) -> u32;
     /// The sum of the words, for a pseudo header.
     fn sum(&self) -> u32;
+    /// 127.0.0.0/8 or ::1.
+    fn is_loopback(&self) -> bool;
 }
 
 /// An IPv4 address, in memory order.
@@ -74,6 +76,10 @@ impl Address for A4 {
     #[inline(always)]
     fn sum(&self) -> u32 {
         checksum::add32(0, self.0)
+    }
+    #[inline(always)]
+    fn is_loopback(&self) -> bool {
+        self.0.to_ne_bytes()[0] == 127
     }
 }
 
@@ -120,6 +126,10 @@ impl Address for A6 {
         let s = checksum::add32(self.0[0], self.0[1]);
         checksum::add32(checksum::add32(s, self.0[2]), self.0[3])
     }
+    #[inline(always)]
+    fn is_loopback(&self) -> bool {
+        self.0[0] | self.0[1] | self.0[2] | (self.0[3] ^ 1_u32.to_be()) == 0
+    }
 }
 
 /// One IP version.
@@ -132,6 +142,8 @@ pub trait Ip: 'static + Copy + Default + Debug {
     const INSIDE: Proto;
     /// Its EtherType, host order.
     const ETHERTYPE: u16;
+    /// Where the source address stands in the header.
+    const SOURCE: u32;
     /// Does the header carry a checksum?
     const HEADER_SUM: bool;
     /// Addresses.
@@ -181,6 +193,7 @@ impl Ip for V4 {
     const HEADER: u32 = 20;
     const INSIDE: Proto = Proto::IPIP;
     const ETHERTYPE: u16 = crate::wire::ethertype::IPV4;
+    const SOURCE: u32 = core::mem::offset_of!(Ipv4Hdr, src_addr) as u32;
     const HEADER_SUM: bool = true;
     type Addr = A4;
     type Header = Ipv4Hdr;
@@ -256,6 +269,7 @@ impl Ip for V6 {
     const HEADER: u32 = 40;
     const INSIDE: Proto = Proto::IPV6;
     const ETHERTYPE: u16 = crate::wire::ethertype::IPV6;
+    const SOURCE: u32 = core::mem::offset_of!(Ipv6Hdr, src_addr) as u32;
     const HEADER_SUM: bool = false;
     type Addr = A6;
     type Header = Ipv6Hdr;

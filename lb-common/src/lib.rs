@@ -53,6 +53,7 @@ pub mod ip;
 pub mod local;
 pub mod mark;
 pub mod outer;
+pub mod output;
 pub mod packet;
 pub mod parse;
 pub mod persist;

@@ -2,15 +2,19 @@
 
 use crate::wire::Wire;
 
-/// A frame, from the Ethernet header on. Offsets count from its first byte.
-pub trait Packet {
+/// A frame to read, from the Ethernet header on. Offsets count from its first byte.
+pub trait Bytes {
     /// Does the whole frame, readable part or not, have at least `len` bytes?
     fn has(&self, len: u32) -> bool;
-    /// The NIC it came in by.
-    fn ingress(&self) -> u32;
     /// The header at `off`, if it lies within the frame's directly readable part.
     fn at<T: Wire>(&self, off: u32) -> Option<&T>;
-    /// The same, to write.
+}
+
+/// A frame to change.
+pub trait Packet: Bytes {
+    /// The NIC it came in by.
+    fn ingress(&self) -> u32;
+    /// The header at `off`, to write.
     fn at_mut<T: Wire>(&mut self, off: u32) -> Option<&mut T>;
     /// Moves the frame's start by `by` bytes: positive makes room in front (content undefined), negative cuts off.
     /// False: no room; nothing changed.

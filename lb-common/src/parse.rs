@@ -3,7 +3,7 @@
 
 use crate::addr::{Port, Proto};
 use crate::ip::Ip;
-use crate::packet::Packet;
+use crate::packet::Bytes;
 use crate::reason::Reason;
 use crate::state::{self, Event};
 use crate::wire::{Eth, Frag6, Ports, Tcp, UdpHdr, Vlan, ethertype, tcp_flags};
@@ -24,7 +24,7 @@ pub struct Link {
 
 /// Ethernet and VLAN tags.
 #[inline(always)]
-pub fn link<P: Packet>(p: &P) -> Result<Link, Reason> {
+pub fn link<P: Bytes>(p: &P) -> Result<Link, Reason> {
     let eth: &Eth = p.at(0).ok_or(Reason::Truncated)?;
     if eth.dst[0] & 1 != 0 {
         return Err(Reason::NotUnicast);
@@ -89,7 +89,7 @@ pub struct Seen<F: Ip> {
 ///
 /// `Malformed` if its lengths cannot be, among themselves or within the frame.
 #[inline(always)]
-pub fn network<F: Ip, P: Packet>(p: &P, l3: u32, seen: &mut Seen<F>) -> Result<(), Reason> {
+pub fn network<F: Ip, P: Bytes>(p: &P, l3: u32, seen: &mut Seen<F>) -> Result<(), Reason> {
     let header: &F::Header = p.at(l3).ok_or(Reason::Truncated)?;
     let len = F::total_len(header);
     let (skip, proto, fragment, id) = F::payload(header)?;
@@ -111,7 +111,7 @@ pub fn network<F: Ip, P: Packet>(p: &P, l3: u32, seen: &mut Seen<F>) -> Result<(
 
 /// Walks IPv6 extension headers up to the transport header. (IPv4 has none: a no-op there.)
 #[inline(always)]
-pub fn extensions<F: Ip, P: Packet>(p: &P, seen: &mut Seen<F>) -> Result<(), Reason> {
+pub fn extensions<F: Ip, P: Bytes>(p: &P, seen: &mut Seen<F>) -> Result<(), Reason> {
     if F::HEADER_SUM {
         return Ok(());
     }
@@ -153,7 +153,7 @@ pub fn extensions<F: Ip, P: Packet>(p: &P, seen: &mut Seen<F>) -> Result<(), Rea
 
 /// Ports and event of TCP, UDP and SCTP.
 #[inline(always)]
-pub fn transport<F: Ip, P: Packet>(p: &P, seen: &mut Seen<F>) -> Result<(), Reason> {
+pub fn transport<F: Ip, P: Bytes>(p: &P, seen: &mut Seen<F>) -> Result<(), Reason> {
     let room = (seen.l3 + seen.len).saturating_sub(seen.l4);
     match seen.proto {
         Proto::TCP => {
@@ -182,7 +182,7 @@ pub fn transport<F: Ip, P: Packet>(p: &P, seen: &mut Seen<F>) -> Result<(), Reas
 
 /// Ports of SCTP, and the event of its first chunk. Only an INIT may start an association.
 #[inline(always)]
-fn sctp<F: Ip, P: Packet>(p: &P, seen: &mut Seen<F>, room: u32) -> Result<(), Reason> {
+fn sctp<F: Ip, P: Bytes>(p: &P, seen: &mut Seen<F>, room: u32) -> Result<(), Reason> {
     const HEADER: u32 = 12;
     const CHUNK: u32 = 4;
     if room < HEADER + CHUNK {

@@ -89,6 +89,7 @@ impl Step {
     pub(crate) const UNEXPECTED: u64 = Self::OPEN | 10 << 59;
     pub(crate) const FTP: u64 = Self::OPEN | 11 << 59;
     const FROM_SERVER: u64 = 1 << 32;
+    pub(crate) const LOCAL: u64 = Self::OPEN | 12 << 59;
 
     /// An ICMP packet, perhaps about a connection.
     #[inline(always)]
@@ -148,6 +149,11 @@ impl Step {
     #[inline(always)]
     pub const fn bypass() -> Self {
         Self(Self::BYPASS)
+    }
+    /// A client's packet is for a NAT dest on this machine, by this [`bound`] word.
+    #[inline(always)]
+    pub const fn local(bound: u32) -> Self {
+        Self(Self::LOCAL | bound as u64)
     }
     /// A server's packet of no connection.
     #[inline(always)]
@@ -302,7 +308,7 @@ fn sides<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>, l3: 
 /// those of the last datagram between the two hosts that came in fragments: right while they have one such connection at
 /// a time, and where it is wrong nothing is lost that dropping it would not lose. False: there was none.
 #[inline(never)]
-fn join_fragment<F: Ip, T: Tables>(t: &T, seen: &mut Seen<F>) -> bool {
+pub(crate) fn join_fragment<F: Ip, T: Tables>(t: &T, seen: &mut Seen<F>) -> bool {
     let mut key = FragKey {
         src: seen.src.wide(),
         dst: seen.dst.wide(),
@@ -429,7 +435,7 @@ fn begins_afresh<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, proto: Proto) -> boo
 
 /// The connection a packet from a known address is a reply of.
 #[inline(always)]
-fn find_reply<'a, F: Ip, T: Tables>(t: &'a T, work: &mut Work<F>) -> Option<Hit<'a, F>> {
+pub(crate) fn find_reply<'a, F: Ip, T: Tables>(t: &'a T, work: &mut Work<F>) -> Option<Hit<'a, F>> {
     let seen = &work.seen;
     let place = table::place::<F, T>(t, &seen.dst, seen.dport, seen.proto);
     let flow =
@@ -450,6 +456,16 @@ fn reply<F: Ip, P: Packet, T: Tables>(
     if F::ttl(header) <= 1 {
         return Err(Reason::TtlPassed);
     }
+    account(t, seen, hit)?;
+    if hit.dest & bound::FTP != 0 {
+        return Ok(Step::ftp(hit.slot, true));
+    }
+    forward::reply(p, t, seen, hit)
+}
+
+/// Counts a server's packet and moves its connection. `ReplyDirect`: nothing of it is to be translated.
+#[inline(always)]
+pub(crate) fn account<F: Ip, T: Tables>(t: &T, seen: &Seen<F>, hit: &Hit<'_, F>) -> Result<(), Reason> {
     if hit.dest & bound::NO_DEST == 0 {
         account::count(t, hit.dest(), Direction::Out, seen.len);
     }
@@ -457,8 +473,5 @@ fn reply<F: Ip, P: Packet, T: Tables>(
     if bound::method(hit.dest) != Method::Nat as u32 {
         return Err(Reason::ReplyDirect);
     }
-    if hit.dest & bound::FTP != 0 {
-        return Ok(Step::ftp(hit.slot, true));
-    }
-    forward::reply(p, t, seen, hit)
+    Ok(())
 }

@@ -140,6 +140,7 @@ reasons! {
     BadChecksum = Drop, "bad-checksum", "an ICMP error whose checksum is wrong, and which would have to be translated";
     NoCallId = Drop, "no-call-id", "for a service of persistence engine sip, but no SIP message with a Call-ID";
     TunnelError = Drop, "tunnel-error", "an ICMP error about a tunnel's outer packet, of which the client is not told";
+    LocalLoopback = Drop, "local-loopback", "the server is 127.0.0.1 or ::1 under NAT, which no packet from outside may reach";
 }
 
 /// Number of reasons.

@@ -10,7 +10,7 @@ use crate::addr::{Port, Proto};
 use crate::admit::Question;
 use crate::checksum;
 use crate::conn::{Entry, bound};
-use crate::dest::Method;
+use crate::dest::{Dest, Method};
 use crate::flow::Flow;
 use crate::forward::{link, nat, to_dest, tunnel};
 use crate::ip::{Address, Ip, filter_bit};
@@ -224,7 +224,10 @@ fn to_server<F: Ip, P: Packet, T: Tables>(
     }
     // Unlike data, it still reaches a deleted dest.
     account::count(t, number, Direction::In, seen.len);
-    let hop = to_dest(t, dest, tunnelled, seen.now)?;
+    let hop = match to_dest(t, dest, tunnelled, seen.now) {
+        Err(Reason::LocalDest) if translated => return to_local(p, work, bound, dest),
+        hop => hop?,
+    };
     decrement::<F, P>(p, seen)?;
     let limit = if tunnelled { tunnel::room(dest, hop.mtu) } else { hop.mtu };
     if seen.len > limit && limit != 0 {
@@ -234,12 +237,28 @@ fn to_server<F: Ip, P: Packet, T: Tables>(
         return Ok(tunnel::send(p, t, seen, dest, &hop).into());
     }
     if translated {
-        let server = F::Addr::narrow(&dest.address());
-        let port = dest.port_of(bound, work.quote.sport);
-        rewrite(p, work, &server, port, Side::Request)?;
+        translate(p, work, bound, dest)?;
     }
     link::send(p, seen.l3, F::ETHERTYPE, &hop)?;
     Ok(Verdict::sent(Reason::Forwarded, hop.ifindex, p.ingress()).into())
+}
+
+/// The dest is on this machine, and so is the socket the error is for.
+#[inline(always)]
+fn to_local<F: Ip, P: Packet>(p: &mut P, work: &Work<F>, bound: u32, dest: &Dest) -> Result<Step, Reason> {
+    if F::Addr::narrow(&dest.address()).is_loopback() {
+        return Err(Reason::LocalLoopback);
+    }
+    translate(p, work, bound, dest)?;
+    Err(Reason::LocalDest)
+}
+
+/// Puts a NAT dest in the place of the service.
+#[inline(always)]
+fn translate<F: Ip, P: Packet>(p: &mut P, work: &Work<F>, bound: u32, dest: &Dest) -> Result<(), Reason> {
+    let server = F::Addr::narrow(&dest.address());
+    let port = dest.port_of(bound, work.quote.sport);
+    rewrite(p, work, &server, port, Side::Request)
 }
 
 /// From the server's side under NAT: counted as output, sent in the virtual address's name.

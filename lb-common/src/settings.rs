@@ -78,8 +78,11 @@ pub struct Settings {
     pub dropping: Cell32,
     /// FTP data connections may be waited for until this tick; the packet path's own.
     pub awaited_until: Cell32,
+    /// Dests on this machine itself, deleted ones with them while their connections may live. None: what the machine sends
+    /// is not looked at.
+    pub local_dests: Cell32,
     /// Zero.
-    pub reserved: [Cell32; 2],
+    pub reserved: [Cell32; 1],
     /// The control side's own.
     pub spare: [Cell32; 40],
 }
@@ -129,7 +132,8 @@ impl Settings {
             am_droprate: Cell32::new(0),
             dropping: Cell32::new(0),
             awaited_until: Cell32::new(0),
-            reserved: [const { Cell32::new(0) }; 2],
+            local_dests: Cell32::new(0),
+            reserved: [const { Cell32::new(0) }; 1],
             spare: [const { Cell32::new(0) }; 40],
         }
     }

@@ -57,6 +57,9 @@ fn finish<F: Ip, P: Packet, T: Tables>(
     if step.is(Step::BYPASS) {
         step = forward::bypass(p, t, &work.seen);
     }
+    if step.is(Step::LOCAL) {
+        step = forward::to_local(p, t, &work.seen, step.word());
+    }
     if step.is(Step::ANSWER) {
         return icmp::answer(p, t, &work.seen, &work.seen.dst, step.error());
     }

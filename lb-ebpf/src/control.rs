@@ -5,7 +5,7 @@
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::error;
 use lb_common::ip::{V4, V6};
-use lb_common::packet::Packet;
+use lb_common::packet::Bytes;
 use lb_common::request::{self, Request};
 use lb_common::table;
 use lb_common::tables::Tables as _;

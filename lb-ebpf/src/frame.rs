@@ -10,13 +10,13 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::XdpContext;
 use lb_common::checksum;
-use lb_common::packet::Packet;
+use lb_common::packet::{Bytes, Packet};
 use lb_common::wire::Wire;
 
 use crate::kernel::repeat;
 
 /// Offsets the verifier has to believe in: no header starts further in.
-const DEEPEST: u32 = 0x3fff;
+pub const DEEPEST: u32 = 0x3fff;
 
 /// A frame under way.
 pub struct Frame {
@@ -59,7 +59,7 @@ impl Frame {
     }
 }
 
-impl Packet for Frame {
+impl Bytes for Frame {
     #[inline(always)]
     fn has(&self, len: u32) -> bool {
         if self.data() + len as usize <= self.end() {
@@ -71,15 +71,17 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
-    fn ingress(&self) -> u32 {
-        // SAFETY: the context is valid while the program runs.
-        unsafe { (*self.ctx).ingress_ifindex }
-    }
-
-    #[inline(always)]
     fn at<T: Wire>(&self, off: u32) -> Option<&T> {
         // SAFETY: in bounds, and a `Wire` type may lie anywhere; the borrow ends before the packet is adjusted.
         self.place::<T>(off).map(|p| unsafe { &*p })
+    }
+}
+
+impl Packet for Frame {
+    #[inline(always)]
+    fn ingress(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.ctx).ingress_ifindex }
     }
 
     #[inline(always)]

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `lb` | the balancer, on every NIC it is attached to |
 //! | `lb_slow` | what few packets need; `lb` ends in it |
+//! | `lb_output` | translates replies of dests on the balancer itself, where they leave by a NIC |
 //! | `lb_control` | what user space asks to be done to the tables, through BPF_PROG_TEST_RUN |
 //! | `lb_realserver` | takes tunnel headers off, for real servers without a tunnel device |
 //! | `lb_connect4`, … | give clients on the balancer itself a server |
@@ -16,6 +17,7 @@ mod frame;
 mod kernel;
 mod local;
 mod maps;
+mod output;
 mod realserver;
 mod sweep;
 

@@ -3,7 +3,7 @@
 
 use lb_common::addr::Proto;
 use lb_common::ip::{Ip, V4, V6};
-use lb_common::packet::Packet;
+use lb_common::packet::{Bytes, Packet};
 use lb_common::parse;
 use lb_common::wire::{Eth, Ipv4Hdr, Ipv6Hdr, ethertype};
 

@@ -85,6 +85,7 @@ fn to_server<F: Ip, P: Packet, T: Tables>(
     let hop = match to_dest(t, dest, tunnelled, seen.now) {
         Ok(hop) => hop,
         Err(Reason::NoRoute) => return Ok(Step::answer(icmp::Error::HOST_UNREACHABLE.about(bound))),
+        Err(Reason::LocalDest) if method == Method::Nat as u32 => return Ok(Step::local(bound)),
         Err(reason) => return Err(reason),
     };
     if !decrement::<F, P>(p, seen)? {
@@ -99,11 +100,31 @@ fn to_server<F: Ip, P: Packet, T: Tables>(
         return Ok(tunnel::send(p, t, seen, dest, &hop).into());
     }
     if method == Method::Nat as u32 {
-        let port = dest.port_of(bound, seen.dport);
-        nat::rewrite(p, seen, nat::Side::Destination, &F::Addr::narrow(&dest.address()), port)?;
+        translate(p, seen, bound, dest)?;
     }
     link::send(p, seen.l3, F::ETHERTYPE, &hop)?;
     Ok(Verdict::sent(Reason::Forwarded, hop.ifindex, p.ingress()).into())
+}
+
+/// Puts a NAT dest in the place of the service.
+#[inline(always)]
+fn translate<F: Ip, P: Packet>(p: &mut P, seen: &Seen<F>, bound: u32, dest: &Dest) -> Result<(), Reason> {
+    let port = dest.port_of(bound, seen.dport);
+    nat::rewrite(p, seen, nat::Side::Destination, &F::Addr::narrow(&dest.address()), port)
+}
+
+/// A client's packet is for a NAT dest on this machine: translated, it passes to the stack, TTL and all as they came.
+/// [`crate::output`] translates what the dest answers.
+#[inline(never)]
+pub fn to_local<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, seen: &Seen<F>, bound: u32) -> Step {
+    let Some(dest) = t.dest(bound & bound::DEST) else { return Reason::Internal.into() };
+    if F::Addr::narrow(&dest.address()).is_loopback() {
+        return Reason::LocalLoopback.into();
+    }
+    match translate(p, seen, bound, dest) {
+        Ok(()) => Reason::LocalDest.into(),
+        Err(reason) => reason.into(),
+    }
 }
 
 /// A client's packet goes to its own destination: a connection that bypasses the dests, of which there was none.

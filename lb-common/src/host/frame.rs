@@ -4,7 +4,7 @@ use std::vec;
 use std::vec::Vec;
 
 use crate::checksum;
-use crate::packet::Packet;
+use crate::packet::{Bytes, Packet};
 use crate::wire::Wire;
 
 /// Room in front of a frame: what XDP gives less what the kernel keeps there.
@@ -39,19 +39,21 @@ impl SliceFrame {
     }
 }
 
-impl Packet for SliceFrame {
+impl Bytes for SliceFrame {
     fn has(&self, len: u32) -> bool {
         self.bytes().len() >= len as usize
-    }
-
-    fn ingress(&self) -> u32 {
-        self.ingress
     }
 
     fn at<T: Wire>(&self, off: u32) -> Option<&T> {
         let part = self.part(off, size_of::<T>())?;
         // SAFETY: the slice is as long as `T`, and a `Wire` type may lie over any bytes at any place.
         Some(unsafe { &*part.as_ptr().cast::<T>() })
+    }
+}
+
+impl Packet for SliceFrame {
+    fn ingress(&self) -> u32 {
+        self.ingress
     }
 
     fn at_mut<T: Wire>(&mut self, off: u32) -> Option<&mut T> {

@@ -16,6 +16,7 @@ use aya::Ebpf;
 use super::bpffs::outside;
 use super::create::{self, Sizes, Undo};
 use super::lock::{self, Hold};
+use super::output::Output;
 use super::pins::{self, Rules, traffic};
 use super::publish::put_nic;
 use super::reap::reap;
@@ -30,6 +31,8 @@ pub const LINK: &str = "link-";
 /// So are those of the program for real servers.
 pub const REALSERVER: &str = "realserver-";
 
+/// Stands for a NIC whose `clsact` qdisc was made for `lb_output`, which is what is pinned.
+const CLSACT: &str = "clsact-";
 /// The map of the programs that `lb` ends in, one to each `lb`.
 const STAGES: &str = "stages";
 /// What is not yet in its place.
@@ -68,6 +71,9 @@ pub fn attach(dir: &Path, names: &[String], mode: Mode, connections: Option<u32>
     fs::rename(&fresh, dir.join(STAGES)).context("pinning the programs lb ends in")?;
     if let Err(error) = local::attach(dir, &mut ebpf) {
         said.push(format!("clients on this machine itself are not balanced: {error:#}"));
+    }
+    if let Err(error) = watch_output(dir, &ebpf) {
+        said.push(format!("replies of servers on this machine itself are not translated: {error:#}"));
     }
     for name in ["lb", "lb_control"] {
         replace_pin(program(&ebpf, name)?, &dir.join(name))?;
@@ -191,6 +197,38 @@ fn allow_lookups() {
 fn program<'a>(ebpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>> {
     let program = ebpf.program(name).with_context(|| format!("there is no program {name}"))?;
     Ok(program.fd().with_context(|| format!("the program {name} is not loaded"))?.as_fd())
+}
+
+/// Puts the program for replies of this machine's own servers on every NIC that `lb` is on.
+fn watch_output(dir: &Path, ebpf: &Ebpf) -> Result<()> {
+    let program = program(ebpf, "lb_output")?;
+    let mut output = Output::open()?;
+    for (name, link) in links(dir, LINK)? {
+        // The NIC of a link may be gone.
+        let Some(nic) = index(&link) else { continue };
+        let made =
+            output.attach(program, nic).with_context(|| format!("{name}: the kernel refuses a filter"))?;
+        if made {
+            replace_pin(program, &link_path(dir, CLSACT, &name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes it off a NIC, with the qdisc if that was made for it.
+fn leave_output(dir: &Path, name: &str, nic: u32) -> Result<()> {
+    let mut output = Output::open()?;
+    output.detach(nic).with_context(|| format!("{name}: taking the filter off"))?;
+    if link_path(dir, CLSACT, name).exists() {
+        // Left behind, an empty one does no harm.
+        let _ = output.remove_qdisc(nic);
+    }
+    Ok(())
+}
+
+/// The number of a link's NIC, if that is still there.
+fn index(link: &OwnedFd) -> Option<u32> {
+    syscall::xdp_link(link.as_fd()).ok().map(|(_, index)| index).filter(|index| *index != 0)
 }
 
 /// Attaches and switches over, or leaves everything as it was.
@@ -416,6 +454,12 @@ fn take_off(dir: &Path, names: &[String], prefix: &str, purge: bool) -> Result<V
     }
     let mut said = Vec::new();
     for (name, link) in links.iter().filter(|(name, _)| all || names.contains(name)) {
+        if prefix == LINK {
+            if let Some(nic) = index(link) {
+                leave_output(dir, name, nic)?;
+            }
+            create::remove(&link_path(dir, CLSACT, name))?;
+        }
         // Without a NIC there is nothing to take it off.
         let gone = syscall::xdp_link(link.as_fd()).is_ok_and(|(_, index)| index == 0);
         if !gone {

@@ -17,7 +17,7 @@ use lb_common::tables::LAYOUT;
 use super::bpffs::outside;
 use super::clock;
 use super::pins::{self, BOOKS, RULES, Spec, TRAFFIC};
-use super::{local, said, syscall};
+use super::{local, output, said, syscall};
 use crate::program;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf"));
@@ -255,6 +255,7 @@ pub fn programs(dir: &Path, sizes: &Sizes, undo: &mut Undo) -> Result<(Ebpf, Pro
     let stages = program::load_stages(&mut ebpf, load)?;
     load(&mut ebpf, "lb_control")?;
     local::load(&mut ebpf)?;
+    output::load(&mut ebpf)?;
     for spec in missing {
         let map = take(&mut ebpf, spec.name)?;
         undo.pin(pins::fd(&map), dir.join(spec.name))?;

@@ -21,6 +21,7 @@
 //! | [`store`] | all of it behind [`crate::control::store::Store`] |
 //! | [`netlink`], [`route`] | asking the kernel about NICs, routes and neighbours |
 //! | [`attach`], [`status`] | what the verbs do |
+//! | [`local`], [`output`] | hooks for clients and for servers on the balancer itself |
 //! | [`reap`] | instances whose namespace is gone |
 
 pub mod attach;
@@ -37,6 +38,7 @@ pub mod lock;
 pub mod marks;
 pub mod memory;
 pub mod netlink;
+pub mod output;
 pub mod pins;
 pub mod publish;
 pub mod reap;

@@ -8,10 +8,11 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use lb_common::addr::{Addr, Family, Port, Proto};
-use lb_common::dest::Dest;
+use lb_common::dest::{Dest, status};
 use lb_common::ip::{A4, A6, Address as _, filter_bit};
 use lb_common::sched;
 use lb_common::service::{Service, ServiceKey};
+use lb_common::tables::refresh;
 
 use super::change::{Change, seconds, spare};
 use super::conns;
@@ -29,6 +30,8 @@ impl Change {
         self.forget_marks();
         let filter = self.filter();
         self.write_filter(&filter, true);
+        let local_dests = self.local_dests();
+        refresh(&self.rules.settings()?.local_dests, local_dests);
         let mut old = Vec::new();
         let mut changed: Vec<Row> = self.table.rows.values().filter(|row| row.changed).cloned().collect();
         self.place_all(&mut changed, &mut old)?;
@@ -198,6 +201,16 @@ impl Change {
 
     fn put_marks(&mut self) -> Result<()> {
         if std::mem::take(&mut self.remark) { self.marks.write(&self.rules) } else { Ok(()) }
+    }
+
+    /// Dests on this machine, listed or deleted: their answers have to be looked for among what it sends.
+    fn local_dests(&self) -> u32 {
+        let listed = self.table.rows.values().flat_map(|row| &row.list);
+        let gone = self.trash.values().chain(self.leaving.values());
+        let is_local = |slot: &&u32| {
+            self.rules.dests.get(**slot).is_some_and(|dest| dest.status.load() & status::LOCAL != 0)
+        };
+        listed.chain(gone).filter(is_local).count() as u32
     }
 
     /// The bits of all addresses worth a look: of services, of their dests (replies come from there), and of both for

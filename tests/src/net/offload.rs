@@ -18,9 +18,14 @@ const SET_TX_CHECKSUM: u32 = 0x17;
 /// Has the local stack compute whole checksums, rather than leave them to a card that a veth end does not have.
 /// A program on the other end then sees finished packets. Segmentation offload goes with it.
 pub fn tx_checksum_off(nic: &str) -> Result<()> {
-    ethtool(nic, SET_TX_CHECKSUM, 0)
+    set_tx_checksum(nic, false)
+}
+
+/// Leaves them to the card, or not.
+pub fn set_tx_checksum(nic: &str, on: bool) -> Result<()> {
+    ethtool(nic, SET_TX_CHECKSUM, u32::from(on))
         .map(drop)
-        .with_context(|| format!("cannot turn tx checksum off on {nic}"))
+        .with_context(|| format!("cannot turn tx checksum {} on {nic}", if on { "on" } else { "off" }))
 }
 
 /// Whether the stack leaves checksums to the card.

@@ -25,6 +25,7 @@ pub fn all() -> Result<String> {
         let loaded = match program {
             Program::Xdp(program) => program.load(),
             Program::CgroupSockAddr(program) => program.load(),
+            Program::SchedClassifier(program) => program.load(),
             _ => bail!("{name} is of a kind this test does not know"),
         };
         loaded.with_context(|| format!("the kernel refuses {name}"))?;

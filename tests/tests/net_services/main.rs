@@ -1,6 +1,7 @@
 //! Services other than by address, and what else a service can be: by mark, SCTP, scheduled by the packet.
 
 mod ftp;
+mod here;
 mod marks;
 mod protocols;
 mod sysctls;
@@ -17,9 +18,14 @@ lb_tests::tests! {
     sysctls_work,
     files_by_ftp,
     a_request_that_fails_says_why,
+    a_server_on_the_balancer_itself,
+    datagrams_to_the_balancer_itself,
+    the_loopback_address_is_out_of_reach,
+    the_hook_for_replies_comes_and_goes,
 }
 
 use ftp::*;
+use here::*;
 use marks::*;
 use protocols::*;
 use sysctls::*;

@@ -1,0 +1,180 @@
+//! Replies of dests on this machine, on their way out by a NIC: a classifier behind the stack. What is to be done is
+//! `lb_common::output`'s; here are the packet, and the helpers that change it.
+//!
+//! A packet of the stack's may be one for several segments, and its checksum the hardware's to finish. Only the helpers
+//! know which; they also see to it that nobody else's copy of the packet changes.
+
+use core::ffi::c_void;
+use core::mem::size_of;
+
+use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::helpers::generated::{
+    bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_pull_data, bpf_skb_store_bytes,
+};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use lb_common::addr::{Port, Proto};
+use lb_common::crc32c;
+use lb_common::ip::{Address, Ip};
+use lb_common::output::{self, Outgoing};
+use lb_common::packet::Bytes;
+use lb_common::parse::{Fragment, Seen};
+use lb_common::reason::{Action, Reason};
+use lb_common::wire::Wire;
+
+use crate::frame::DEEPEST;
+use crate::kernel::{self, Kernel};
+use crate::maps;
+
+/// As much of a packet as headers take.
+const HEADERS: u32 = 256;
+
+/// Translates replies. Other filters of the NIC get their turn in any case.
+#[classifier]
+fn lb_output(ctx: TcContext) -> i32 {
+    let kernel = Kernel::detached();
+    let mut packet = Skb { ctx: ctx.skb.skb };
+    if output::wanted(&kernel) && packet.is_own() { translate(&mut packet, &kernel) } else { TC_ACT_UNSPEC }
+}
+
+#[inline(always)]
+fn translate(packet: &mut Skb, kernel: &Kernel) -> i32 {
+    let Some(scratch) = kernel::scratch() else { return TC_ACT_UNSPEC };
+    packet.pull();
+    let verdict = output::process(packet, kernel, &mut scratch.work);
+    let dropped = verdict.action() == Action::Drop;
+    // What is not a reply is no business of the balancer's.
+    if dropped || verdict.counter() == Reason::Replied as u32 {
+        maps::count(verdict.counter());
+    }
+    if dropped { TC_ACT_SHOT } else { TC_ACT_UNSPEC }
+}
+
+/// A packet of the stack's.
+struct Skb {
+    ctx: *mut __sk_buff,
+}
+
+impl Skb {
+    /// Did this machine make it, rather than forward it?
+    #[inline(always)]
+    fn is_own(&self) -> bool {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.ctx).ingress_ifindex == 0 }
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.ctx).len }
+    }
+
+    #[inline(always)]
+    fn data(&self) -> usize {
+        // SAFETY: as above; volatile, because helpers move the packet.
+        unsafe { core::ptr::read_volatile(&raw const (*self.ctx).data) as usize }
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        // SAFETY: as in `data`.
+        unsafe { core::ptr::read_volatile(&raw const (*self.ctx).data_end) as usize }
+    }
+
+    /// Makes the headers readable. The stack nearly always puts them where they are.
+    #[inline(always)]
+    fn pull(&mut self) {
+        let len = self.len();
+        let wanted = if len > HEADERS { HEADERS } else { len };
+        if self.data() + (wanted as usize) > self.end() {
+            // SAFETY: packet pointers are made anew from the context. In vain: what is missing is found out when read.
+            unsafe { bpf_skb_pull_data(self.ctx, wanted) };
+        }
+    }
+
+    #[inline(always)]
+    fn store<T>(&mut self, off: u32, value: &T) -> Result<(), Reason> {
+        let from = &raw const *value as *const c_void;
+        // SAFETY: as many bytes as the value has; the helper checks the packet's.
+        done(unsafe { bpf_skb_store_bytes(self.ctx, off, from, size_of::<T>() as u32, 0) })
+    }
+
+    /// The transport checksum at `off`: the source address changed by `diff`, and the port.
+    #[inline(always)]
+    fn adjust(&mut self, off: u32, flags: u64, diff: u32, old: Port, new: Port) -> Result<(), Reason> {
+        const TWO: u64 = size_of::<Port>() as u64;
+        let (old, new) = (old.wire() as u64, new.wire() as u64);
+        let pseudo = flags | BPF_F_PSEUDO_HDR as u64;
+        // SAFETY: the helper checks the packet's bounds.
+        done(unsafe { bpf_l4_csum_replace(self.ctx, off, 0, diff as u64, pseudo) })?;
+        // SAFETY: as above.
+        done(unsafe { bpf_l4_csum_replace(self.ctx, off, old, new, flags | TWO) })
+    }
+
+    /// SCTP's checksum is none yet if somebody behind us makes it.
+    #[inline(always)]
+    fn adjust_sctp<F: Ip>(&mut self, seen: &Seen<F>, port: Port) -> Result<(), Reason> {
+        let check: &[u8; 4] = self.at(seen.l4 + 8).ok_or(Reason::Truncated)?;
+        let check = u32::from_le_bytes(*check);
+        if check == 0 || port == seen.sport {
+            return Ok(());
+        }
+        let len = (seen.l3 + seen.len).saturating_sub(seen.l4);
+        let changed = u16::from_le(port.wire() ^ seen.sport.wire()) as u32;
+        self.store(seen.l4 + 8, &(check ^ crc32c::lb_crc32c_change(changed, len)).to_le())
+    }
+}
+
+/// Of a helper that can fail only for want of memory: half of the packet may be translated by then.
+#[inline(always)]
+fn done(answer: i64) -> Result<(), Reason> {
+    if answer == 0 { Ok(()) } else { Err(Reason::Internal) }
+}
+
+impl Bytes for Skb {
+    #[inline(always)]
+    fn has(&self, len: u32) -> bool {
+        self.len() >= len
+    }
+
+    #[inline(always)]
+    fn at<T: Wire>(&self, off: u32) -> Option<&T> {
+        if off > DEEPEST {
+            return None;
+        }
+        // As in `Frame::place`.
+        let start = self.data() + (core::hint::black_box(off) & DEEPEST) as usize;
+        if start + size_of::<T>() > self.end() {
+            return None;
+        }
+        // SAFETY: in bounds, and a `Wire` type may lie anywhere; the borrow ends before a helper moves the packet.
+        Some(unsafe { &*(start as *const T) })
+    }
+}
+
+impl Outgoing for Skb {
+    #[inline(always)]
+    fn set_source<F: Ip>(&mut self, seen: &Seen<F>, addr: &F::Addr, port: Port) -> Result<(), Reason> {
+        const TCP_CHECK: u32 = 16;
+        const UDP_CHECK: u32 = 6;
+        const IPV4_CHECK: u32 = 10;
+        let diff = seen.src.diff(addr, 0);
+        if seen.fragment != Fragment::Later {
+            match seen.proto {
+                Proto::TCP => self.adjust(seen.l4 + TCP_CHECK, 0, diff, seen.sport, port)?,
+                Proto::UDP => {
+                    let flags = BPF_F_MARK_MANGLED_0 as u64;
+                    self.adjust(seen.l4 + UDP_CHECK, flags, diff, seen.sport, port)?;
+                }
+                Proto::SCTP => self.adjust_sctp(seen, port)?,
+                _ => return Err(Reason::OtherProtocol),
+            }
+            self.store(seen.l4, &port.wire())?;
+        }
+        if F::HEADER_SUM {
+            // SAFETY: the helper checks the packet's bounds.
+            done(unsafe { bpf_l3_csum_replace(self.ctx, seen.l3 + IPV4_CHECK, 0, diff as u64, 0) })?;
+        }
+        self.store(seen.l3 + F::SOURCE, addr)
+    }
+}
