@@ -14,7 +14,6 @@ use crate::dest::{Dest, Method};
 use crate::flow::Flow;
 use crate::forward::{link, nat, to_dest, tunnel};
 use crate::ip::{Address, Ip, filter_bit};
-use crate::outer;
 use crate::packet::Packet;
 use crate::parse::{self, Fragment, Seen};
 use crate::pipeline::{Step, Work};
@@ -45,7 +44,24 @@ const fn is_error<F: Ip>(kind: u8) -> bool {
     if F::HEADER_SUM { matches!(kind, 3 | 4 | 11) } else { kind < 128 }
 }
 
-/// Takes an ICMP packet whose IP header is [`Work::seen`] to where the connection it is about leads.
+/// Takes an ICMP packet whose IP header is [`Work::seen`] apart, its quote into [`Work::quote`] up to the transport header.
+/// [`Step::related`]: it is an error.
+#[inline(never)]
+pub fn take_apart<F: Ip, P: Packet>(p: &P, work: &mut Work<F>) -> Step {
+    error_quote(p, work).into()
+}
+
+#[inline(always)]
+fn error_quote<F: Ip, P: Packet>(p: &P, work: &mut Work<F>) -> Result<Step, Reason> {
+    let kind: &[u8; 2] = p.at(work.seen.l4).ok_or(Reason::Truncated)?;
+    if !is_error::<F>(kind[0]) || work.seen.fragment != Fragment::Whole {
+        return Err(Reason::OtherProtocol);
+    }
+    quoted(p, &work.seen, &mut work.quote)?;
+    Ok(Step::related())
+}
+
+/// Takes an error to where the connection it is about leads.
 #[inline(never)]
 pub fn forward<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>) -> Step {
     follow(p, t, work).into()
@@ -53,15 +69,6 @@ pub fn forward<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>
 
 #[inline(always)]
 fn follow<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>) -> Result<Step, Reason> {
-    let kind: &[u8; 2] = p.at(work.seen.l4).ok_or(Reason::Truncated)?;
-    if !is_error::<F>(kind[0]) || work.seen.fragment != Fragment::Whole {
-        return Err(Reason::OtherProtocol);
-    }
-    quoted(p, &work.seen, &mut work.quote)?;
-    let step = outer::forward(p, t, work);
-    if !step.is(Step::RELATED) {
-        return Ok(step);
-    }
     quoted_ports(p, &work.seen, &mut work.quote)?;
     let (src, dst) = (work.quote.src, work.quote.dst);
     let (sport, dport) = (work.quote.sport, work.quote.dport);

@@ -10,6 +10,7 @@ use crate::dest::{Method, SharedHop};
 use crate::forward::{self, icmp};
 use crate::ftp;
 use crate::ip::{Address, Ip, V4, V6};
+use crate::outer;
 use crate::packet::Packet;
 use crate::pipeline::{Step, Work, Workspace};
 use crate::reason::{Reason, Verdict};
@@ -38,7 +39,7 @@ fn finish<F: Ip, P: Packet, T: Tables>(
 ) -> Verdict {
     let mut step = rest;
     if step.is(Step::RELATED) {
-        step = related::forward(p, t, work);
+        step = error(p, t, work);
     } else if step.is(Step::FTP) {
         step = control(p, t, work, step.word(), step.is_from_server());
     }
@@ -48,8 +49,9 @@ fn finish<F: Ip, P: Packet, T: Tables>(
             step = related::forward_new(p, t, work, step.word(), step.is(Step::STRAY));
         }
     }
-    if step.is(Step::UNEXPECTED) {
-        return unexpected(p, t, work);
+    let unexpected = step.is(Step::UNEXPECTED);
+    if unexpected {
+        step = answer_unexpected(t, work);
     }
     if step.is(Step::LEAVE) {
         step = leave(t, work, question);
@@ -61,9 +63,25 @@ fn finish<F: Ip, P: Packet, T: Tables>(
         step = forward::to_local(p, t, &work.seen, step.word());
     }
     if step.is(Step::ANSWER) {
-        return icmp::answer(p, t, &work.seen, &work.seen.dst, step.error());
+        if !unexpected {
+            work.error.src = work.seen.dst;
+        }
+        return icmp::answer(p, t, &work.seen, &work.error.src, step.error());
     }
     Verdict::from_word(step.0)
+}
+
+/// An ICMP error, perhaps: about a tunnel of ours, or about a connection.
+#[inline(always)]
+fn error<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>) -> Step {
+    let mut step = related::take_apart(p, work);
+    if step.is(Step::RELATED) {
+        step = outer::forward(p, t, work);
+    }
+    if step.is(Step::RELATED) {
+        step = related::forward(p, t, work);
+    }
+    step
 }
 
 /// There is no dest. The client is told, unless sysctl cache_bypass lets the packet go on to where it was sent.
@@ -96,9 +114,9 @@ fn bypass<F: Ip, T: Tables>(t: &T, work: &Work<F>, question: &Question) -> Step 
 }
 
 /// sysctl nat_icmp_send: a NAT dest that answers where there is no connection is told so, in an address of the balancer's
-/// own. Resets need no answer, and what comes from another port is the server's own affair.
+/// own, left in [`Work::error`]. Resets need no answer, and what comes from another port is the server's own affair.
 #[inline(never)]
-fn unexpected<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>) -> Verdict {
+fn answer_unexpected<F: Ip, T: Tables>(t: &T, work: &mut Work<F>) -> Step {
     let seen = &work.seen;
     if is_reset(seen.proto, seen.event) || !is_nat_dest::<F, T>(t, &seen.src, seen.sport, seen.proto) {
         return Reason::ReplyUnknown.into();
@@ -106,7 +124,7 @@ fn unexpected<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>)
     if !own_address(t, work) {
         return Reason::NoRoute.into();
     }
-    icmp::answer(p, t, &work.seen, &work.error.src, icmp::Error::PORT_UNREACHABLE)
+    Step::answer(icmp::Error::PORT_UNREACHABLE)
 }
 
 #[inline(always)]
