@@ -66,7 +66,7 @@ fn constant(c: &'static u32) -> u32 {
     unsafe { core::ptr::read_volatile(c) }
 }
 
-/// A way to a client, remembered by one CPU. 72 bytes.
+/// A way to a client, remembered by one CPU. 80 bytes.
 #[repr(C, align(8))]
 pub struct ClientHop {
     to: Addr,

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{MapData, MapError, MapType};
 use lb_common::conn::{Bucket4, Bucket6};
-use lb_common::dest::Dest;
+use lb_common::dest::{Dest, SharedHop};
 use lb_common::local::{Other, Peer};
 use lb_common::mark::{MOST, MarkRule};
 use lb_common::sched::{CacheKey, Cached};
@@ -54,6 +54,8 @@ const fn per_cpu(name: &'static str, value: usize, entries: u32) -> Spec {
 pub const SERVICES: u32 = 16_384;
 /// Dest slots.
 pub const DESTS: u32 = 131_072;
+/// A client's hop: address, family, and the way there ([`SharedHop`]).
+const CLIENT_HOP: usize = 16 + 8 + size_of::<SharedHop>();
 /// Words of the address filter.
 pub const FILTER_WORDS: usize = 1 << (FILTER_BITS - 5);
 
@@ -104,7 +106,7 @@ pub const TRAFFIC: [Spec; 14] = [
         entries: Some(16384),
         flags: 0,
     },
-    per_cpu("client_hops", 72, 4096),
+    per_cpu("client_hops", CLIENT_HOP, 4096),
     hash("vlans", 4, 8, Some(1024)),
     Spec { name: "egress", kind: MapType::DevMapHash, key: 4, value: 8, entries: Some(1024), flags: 0 },
     per_cpu("reasons", 8, 64),
