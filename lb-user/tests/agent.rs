@@ -9,6 +9,7 @@ use std::fs;
 use common::{dest, service};
 use lb_user::agent::apply::{self, Owned};
 use lb_user::agent::config::{self, Loaded};
+use lb_user::agent::drains::{DrainFile, Drains};
 use lb_user::agent::keeper::Keeper;
 use lb_user::agent::remember::{Memory, Saved};
 use lb_user::cli::names::NoNames;
@@ -63,8 +64,8 @@ fn loaded(dir: &TempDir, text: &str) -> Loaded {
 
 /// What `lb-user diff` shows.
 fn diff(dir: &TempDir, text: &str, store: &impl Store) -> Vec<String> {
-    let saved = memory(dir).load().unwrap();
-    diff::changes(&loaded(dir, text), &saved, store).unwrap().iter().map(request_line).collect()
+    let (saved, drains) = (memory(dir).load().unwrap(), DrainFile::beside(&memory(dir)).load().unwrap());
+    diff::changes(&loaded(dir, text), &saved, &drains, store).unwrap().iter().map(request_line).collect()
 }
 
 fn memory(dir: &TempDir) -> Memory {
@@ -126,6 +127,41 @@ async fn a_start_and_reloads() {
         saved(keeper.store()),
         "-A -t 10.0.0.1:80 -s rr\n-a -t 10.0.0.1:80 -r 10.1.0.3:8080 -m -w 1\n"
     );
+}
+
+/// A drain stands until it is ended: through the clock, a reload, a dest that comes back, and another agent.
+#[tokio::test(flavor = "current_thread")]
+async fn a_drain_stands() {
+    let dir = tempfile::tempdir().unwrap();
+    let drains = DrainFile::beside(&memory(&dir));
+    let (id, server) = (service(Proto::TCP, "10.0.0.2", 80), dest("10.1.0.2", 80));
+    let weight = |keeper: &Keeper<MemoryStore>| {
+        let service = keeper.store().service(&id).unwrap().unwrap();
+        service.dests.iter().find(|dest| dest.id == server).map(|dest| dest.conf.weight)
+    };
+    let mut keeper = keeper(&dir, MemoryStore::default());
+    keeper.start(loaded(&dir, CONFIG).config).unwrap();
+    assert_eq!(weight(&keeper), Some(2));
+    drains.change(|drains| Ok(drains.0.insert((id, server), 2))).unwrap();
+    keeper.tick();
+    assert_eq!(weight(&keeper), Some(0));
+    assert_eq!(diff(&dir, CONFIG, keeper.store()), Vec::<String>::new());
+    keeper.store_mut().delete_dest(&id, &server).unwrap();
+    let heavier = CONFIG.replace("weight 2", "weight 5");
+    keeper.reload(loaded(&dir, &heavier).config).unwrap();
+    assert_eq!(weight(&keeper), Some(0));
+    let store = std::mem::take(keeper.store_mut());
+    let mut keeper = self::keeper(&dir, store);
+    keeper.start(loaded(&dir, &heavier).config).unwrap();
+    assert_eq!(weight(&keeper), Some(0));
+    drains
+        .change(|drains| {
+            drains.0.clear();
+            Ok(())
+        })
+        .unwrap();
+    keeper.tick();
+    assert_eq!(weight(&keeper), Some(5));
 }
 
 #[tokio::test(flavor = "current_thread")]
@@ -211,7 +247,8 @@ fn many_services() {
         .iter()
         .map(|server| lb_user::agent::verdict::State::new(server, None, |_, _| unreachable!("no checks")).0)
         .collect();
-    let wanted = lb_user::agent::keeper::wanted(&config, &mut states, std::time::Instant::now());
+    let wanted =
+        lb_user::agent::keeper::wanted(&config, &mut states, &Drains::default(), std::time::Instant::now());
     let owned = Owned::of(&config);
     let mut balancer = Balancer::new(MemoryStore::default());
     let requests = apply::plan(&wanted, &owned, &[]);

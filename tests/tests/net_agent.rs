@@ -27,6 +27,7 @@ lb_tests::tests! {
     what_is_not_the_agents_is_left_alone,
     systemd_is_told,
     checks_pause_while_the_address_is_elsewhere,
+    a_drain_waits_and_stands,
 }
 
 /// The lab notes' configuration, placeholders of their template and all.
@@ -274,6 +275,55 @@ fn a_killed_agent_goes_on_where_it_stopped() -> Result<()> {
         agent.path("state.json").display()
     ))?;
     ensure!(said.status == 1 && said.stderr.starts_with("another agent runs"), "{said:?}");
+    Ok(())
+}
+
+/// A server is taken out gently: what is open stays, what is new goes elsewhere, and the agent leaves it so.
+fn a_drain_waits_and_stands() -> Result<()> {
+    need::network()?;
+    let set = lab_net()?;
+    let lab = Lab::at(&set.balancer.netns)?;
+    lab.ok("lb-user attach eth0")?;
+    let vip = set.vip(80)[0];
+    let mut agent = Agent::start(&lab, &set.balancer.netns, LAB)?;
+    agent.comes_to(&listed(HEAD, &[row(156, 3), row(155, 3)]), 10)?;
+    let mut open = Connection::open(&set.client.netns, vip)?;
+    let who = open.who()?;
+    let (out, other) = if who.ends_with("155") { (155, 156) } else { (156, 155) };
+    let rows = |weight: u32| {
+        let weight_of = |last: u8| if last == out { weight } else { 3 };
+        listed(HEAD, &[row(156, weight_of(156)), row(155, weight_of(155))])
+    };
+    let state = agent.path("state.json").display().to_string();
+    let drain = |words: &str| lab.types(&format!("lb-user drain --state {state} {words}"));
+    let server = format!("192.168.26.{out}");
+
+    let said = drain(&format!("-t 192.168.26.200:80 {server} --wait --timeout 2"))?;
+    ensure!(said.status == 1, "one connection is open: {said:?}");
+    ensure!(said.stderr == "connections left after 2 s: 1; it stays drained\n", "{said:?}");
+    ensure!(said.stdout.contains(&format!("-r {server}:80: 1 active and 0 inactive")), "{said:?}");
+    agent.comes_to(&rows(0), 1)?;
+    ensure!(open.who()? == who, "an open connection stays where it is");
+    for answer in curl::answers(&set.client.netns, vip, 4)? {
+        ensure!(answer == format!("192.168.26.{other}"), "{answer} answers while {server} is drained");
+    }
+    agent.reload(LAB)?;
+    agent.kill()?;
+    agent.again()?;
+    thread::sleep(Duration::from_millis(1500));
+    agent.comes_to(&rows(0), 1)?;
+
+    // The end of the connection is the end of the wait.
+    lab.ok("ipvsadm --set 0 1 0")?;
+    drop(open);
+    drain(&format!("{server} --wait --timeout 20"))?.ok()?;
+    ensure!(drain("")?.ok()? == format!("-t 192.168.26.200:80 -r {server}:80: had weight 3\n"));
+    let said = drain(&format!("--undo {server}"))?.ok()?;
+    ensure!(said == format!("-t 192.168.26.200:80 -r {server}:80: weight 3\n"), "{said}");
+    agent.comes_to(&rows(3), 2)?;
+    thread::sleep(Duration::from_millis(1500));
+    agent.comes_to(&rows(3), 1)?;
+    ensure!(drain(&format!("--undo {server}"))?.status == 1, "there is nothing to undo");
     Ok(())
 }
 

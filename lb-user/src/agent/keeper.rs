@@ -10,6 +10,7 @@ use tracing::{error, info, warn};
 use super::apply::{self, Owned, Wanted};
 use super::check::watch::{Report, Watches};
 use super::config::model::{CheckSpec, Config};
+use super::drains::{DrainFile, Drains};
 use super::remember::{Memory, Saved};
 use super::verdict::{Event, State};
 use super::{fifo, script};
@@ -26,6 +27,8 @@ type Users = HashMap<CheckSpec, Vec<(usize, usize, usize)>>;
 pub struct Keeper<S> {
     balancer: Balancer<S>,
     memory: Memory,
+    drain_file: DrainFile,
+    drains: Drains,
     config: Config,
     states: Vec<State>,
     users: Users,
@@ -42,6 +45,8 @@ impl<S: Store> Keeper<S> {
     pub fn new(store: S, memory: Memory, reports: mpsc::UnboundedSender<Report>) -> Self {
         Self {
             balancer: Balancer::new(store),
+            drain_file: DrainFile::beside(&memory),
+            drains: Drains::default(),
             memory,
             config: Config::default(),
             states: Vec::new(),
@@ -82,6 +87,7 @@ impl<S: Store> Keeper<S> {
 
     fn take(&mut self, config: Config, saved: &Saved) -> anyhow::Result<()> {
         // What can fail comes first: after it there is no way back.
+        self.drains = self.drain_file.load()?;
         let (now, times) = (self.balancer.store().services()?, self.balancer.store().timeouts()?);
         let old = std::mem::replace(&mut self.config, config);
         let before: HashMap<String, State> =
@@ -100,7 +106,7 @@ impl<S: Store> Keeper<S> {
         let ours = Owned::of(&self.config);
         let all = std::mem::take(&mut self.owned).with(&ours);
         self.write(&Saved { owned: all.clone(), checks: saved.checks.clone() });
-        let wanted = wanted(&self.config, &mut self.states, Instant::now());
+        let wanted = wanted(&self.config, &mut self.states, &self.drains, Instant::now());
         let mut requests = Vec::from_iter(timeouts(&self.config, times));
         requests.extend(apply::plan(&wanted, &all, &now));
         self.carry_out(&requests);
@@ -160,6 +166,9 @@ impl<S: Store> Keeper<S> {
                 }
             }
         }
+        if self.look_at_drains() {
+            changed.extend(0..self.states.len());
+        }
         self.bring_up_to_date(changed, now);
         self.tell(events);
     }
@@ -167,11 +176,29 @@ impl<S: Store> Keeper<S> {
     /// What time alone changes: weights that rise, addresses that come and go. To be called every second.
     pub fn tick(&mut self) {
         let rising = self.states.iter().enumerate().filter(|(_, state)| state.is_rising()).map(|(at, _)| at);
-        let rising: BTreeSet<usize> = rising.collect();
-        self.bring_up_to_date(rising, Instant::now());
+        let mut due: BTreeSet<usize> = rising.collect();
+        if self.look_at_drains() {
+            due.extend(0..self.states.len());
+        }
+        self.bring_up_to_date(due, Instant::now());
         self.follow_addresses();
         if self.unsaved {
             self.save();
+        }
+    }
+
+    /// Has somebody begun or ended a drain?
+    fn look_at_drains(&mut self) -> bool {
+        match self.drain_file.load() {
+            Ok(found) if found == self.drains => false,
+            Ok(found) => {
+                self.drains = found;
+                true
+            }
+            Err(error) => {
+                warn!("{error:#}");
+                false
+            }
         }
     }
 
@@ -181,7 +208,8 @@ impl<S: Store> Keeper<S> {
             let Some((server, state)) = self.config.servers.get(at).zip(self.states.get_mut(at)) else {
                 continue;
             };
-            for wanted in state.wanted(server, now) {
+            for mut wanted in state.wanted(server, now) {
+                self.drains.hold_back(&mut wanted);
                 match self.balancer.store().service(&wanted.id) {
                     Ok(found) => requests.extend(apply::service(&wanted, &self.owned, found.as_ref())),
                     Err(why) => error!("IPVS cmd error: {why}"),
@@ -291,8 +319,11 @@ impl<S: Store> Keeper<S> {
 }
 
 /// What a configuration wants of the tables.
-pub fn wanted(config: &Config, states: &mut [State], now: Instant) -> Vec<Wanted> {
-    config.servers.iter().zip(states).flat_map(|(server, state)| state.wanted(server, now)).collect()
+pub fn wanted(config: &Config, states: &mut [State], drains: &Drains, now: Instant) -> Vec<Wanted> {
+    let servers = config.servers.iter().zip(states);
+    let mut all: Vec<Wanted> = servers.flat_map(|(server, state)| state.wanted(server, now)).collect();
+    all.iter_mut().for_each(|wanted| drains.hold_back(wanted));
+    all
 }
 
 /// `lvs_timeouts`, where they are not in force.

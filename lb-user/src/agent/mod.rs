@@ -7,6 +7,7 @@
 //! | [`verdict`] | what follows from their results: up, down, weights, quorum, sorry server |
 //! | [`apply`] | from what the tables should hold to changes of them |
 //! | [`remember`] | what outlives the process: whose services are whose, what checks were |
+//! | [`drains`] | which dests are to take no new connections |
 //! | [`keeper`] | all of it together, without a loop |
 //! | [`run`] | the loop: signals, clock, systemd |
 //! | [`script`], [`fifo`] | telling others |
@@ -14,6 +15,7 @@
 pub mod apply;
 pub mod check;
 pub mod config;
+pub mod drains;
 pub mod fifo;
 pub mod keeper;
 pub mod remember;

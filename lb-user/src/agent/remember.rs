@@ -46,6 +46,11 @@ impl Memory {
         Self { path: named.map_or_else(own, Path::to_owned), _lock: None }
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// As [`Memory::of`], for the one agent that may run.
     pub fn hold(pins: &Path, named: Option<&Path>) -> Result<Self> {
         let mut memory = Self::of(pins, named);
@@ -123,17 +128,19 @@ impl Saved {
     }
 }
 
-fn dest_text(dest: &DestId) -> String {
+/// `192.0.2.1:80`
+pub(super) fn dest_text(dest: &DestId) -> String {
     SocketAddr::new(dest.addr, dest.port.host()).to_string()
 }
 
-fn dest_of(text: &str) -> Option<DestId> {
+/// The reverse of [`dest_text`].
+pub(super) fn dest_of(text: &str) -> Option<DestId> {
     let end: SocketAddr = text.parse().ok()?;
     Some(DestId { addr: end.ip(), port: Port::new(end.port()) })
 }
 
-/// `tcp 192.0.2.1:80`, `fwmark 5 inet6`.
-fn service_text(id: &ServiceId) -> String {
+/// `6 192.0.2.1:80` (the protocol's number), `fwmark 5 inet6`.
+pub(super) fn service_text(id: &ServiceId) -> String {
     match id {
         ServiceId::Addr { proto, addr, port } => {
             format!("{} {}", proto.0, SocketAddr::new(*addr, port.host()))
@@ -143,7 +150,8 @@ fn service_text(id: &ServiceId) -> String {
     }
 }
 
-fn service_of(text: &str) -> Option<ServiceId> {
+/// The reverse of [`service_text`].
+pub(super) fn service_of(text: &str) -> Option<ServiceId> {
     let words: Vec<&str> = text.split(' ').collect();
     match words[..] {
         ["fwmark", number, family] => {

@@ -48,7 +48,7 @@ fn lines(
 }
 
 /// How a service is named on a command line.
-fn service_option(id: &ServiceId, numeric: bool, names: &dyn Names) -> String {
+pub fn service_option(id: &ServiceId, numeric: bool, names: &dyn Names) -> String {
     match id {
         // Signed, as in listings; what exceeds 2^31 cannot be read back: ipvsadm's own.
         ServiceId::Mark { mark, family: Family::V4 } => format!("-f {}", *mark as i32),

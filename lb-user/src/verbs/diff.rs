@@ -11,6 +11,7 @@ use crate::agent::apply::{self, Owned};
 use crate::agent::check::watch;
 use crate::agent::config::Loaded;
 use crate::agent::config::problem::Severity;
+use crate::agent::drains::{DrainFile, Drains};
 use crate::agent::keeper::{timeouts, wanted};
 use crate::agent::remember::{Memory, Saved};
 use crate::agent::verdict::{State, Verdict, Weight};
@@ -43,16 +44,17 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::from(loaded.problems.status()));
     }
     let pins = bpffs::instance(args.pins.wanted().as_deref())?;
-    let saved = Memory::of(&pins, args.state.as_deref()).load()?;
+    let memory = Memory::of(&pins, args.state.as_deref());
+    let (saved, drains) = (memory.load()?, DrainFile::beside(&memory).load()?);
     let store = super::open_store_at(&args.pins)?;
-    let lines: String =
-        changes(&loaded, &saved, &store)?.iter().map(|request| request_line(request) + "\n").collect();
+    let changes = changes(&loaded, &saved, &drains, &store)?;
+    let lines: String = changes.iter().map(|request| request_line(request) + "\n").collect();
     std::io::stdout().write_all(lines.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// As the agent plans them, with checks as it last remembered them.
-pub fn changes(loaded: &Loaded, saved: &Saved, store: &impl Store) -> Result<Vec<Request>> {
+/// As the agent plans them, with drains and checks as it last remembered them.
+pub fn changes(loaded: &Loaded, saved: &Saved, drains: &Drains, store: &impl Store) -> Result<Vec<Request>> {
     let config = &loaded.config;
     let mut states: Vec<State> = Vec::new();
     for server in &config.servers {
@@ -66,6 +68,6 @@ pub fn changes(loaded: &Loaded, saved: &Saved, store: &impl Store) -> Result<Vec
     let now = store.services()?;
     let owned = saved.owned.clone().with(&Owned::of(config));
     let mut requests = Vec::from_iter(timeouts(config, store.timeouts()?));
-    requests.extend(apply::plan(&wanted(config, &mut states, Instant::now()), &owned, &now));
+    requests.extend(apply::plan(&wanted(config, &mut states, drains, Instant::now()), &owned, &now));
     Ok(requests)
 }

@@ -5,6 +5,7 @@ pub mod attach;
 pub mod check_config;
 pub mod detach;
 pub mod diff;
+pub mod drain;
 pub mod man;
 pub mod mark;
 pub mod realserver;
@@ -40,6 +41,7 @@ enum Verb {
     Realserver(realserver::Args),
     Mark(mark::Args),
     Sysctl(sysctl::Args),
+    Drain(drain::Args),
     Save(save::SaveArgs),
     Restore(save::RestoreArgs),
     Agent(agent::Args),
@@ -98,6 +100,7 @@ pub fn main(argv: &[String]) -> ExitCode {
         Verb::Save(args) => save::run(&args),
         Verb::Restore(args) => save::run_restore(&args),
         Verb::Agent(args) => agent::run(&args),
+        Verb::Drain(args) => return ended(drain::run(&args)),
         Verb::Diff(args) => return ended(diff::run(&args)),
         Verb::CheckConfig(args) => return ended(check_config::run(&args)),
         Verb::Man(args) => man::run(&args),
@@ -153,6 +156,10 @@ mod tests {
             "lb-user detach",
             "lb-user detach eth0 --purge",
             "lb-user status --json",
+            "lb-user drain",
+            "lb-user drain 10.1.0.2",
+            "lb-user drain -t 10.0.0.1:80 10.1.0.2:80 --wait --timeout 30",
+            "lb-user drain -f 5 --undo fd00::2",
             "lb-user mark add --mark 1 --dst 10.0.0.0/24 --proto tcp --dport 80-90 --src 10.0.0.0/8",
             "lb-user mark del --mark 0x1 --dst fd00::1 --bpffs /tmp/bpf",
             "lb-user mark list --json",
@@ -165,6 +172,11 @@ mod tests {
             "lb-user attach eth0 --mode fast",
             "lb-user attach eth0 --connections 0",
             "lb-user mark add --mark 0 --dst ::1",
+            "lb-user drain --undo",
+            "lb-user drain --wait",
+            "lb-user drain 10.1.0.2 --timeout 3",
+            "lb-user drain 10.1.0.2 --undo --wait",
+            "lb-user drain -t 10.0.0.1:80 -u 10.0.0.1:80 10.1.0.2",
             "lb-user mark add --mark 1",
         ] {
             assert!(Line::try_parse_from(line.split(' ')).is_err(), "{line}");
@@ -174,7 +186,7 @@ mod tests {
     #[test]
     fn verbs_are_in_the_help() {
         let usage = usage("lb-user");
-        for verb in ["attach", "detach", "status", "mark", "sysctl", "save", "restore", "man"] {
+        for verb in ["attach", "detach", "status", "mark", "sysctl", "drain", "save", "restore", "man"] {
             assert!(usage.contains(&format!("  lb-user {verb} ")), "{usage}");
         }
     }
