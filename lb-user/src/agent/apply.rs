@@ -153,8 +153,7 @@ pub fn carry_out<S: Store>(
             refused.push((request.clone(), why));
         }
     }
-    if many {
-        balancer.store_mut().commit()?;
-    }
+    // After a single one too: refused, it leaves the tables open and locked, and nobody else's command gets through.
+    balancer.store_mut().commit()?;
     Ok(refused)
 }
