@@ -28,6 +28,7 @@ lb_tests::tests! {
     systemd_is_told,
     checks_pause_while_the_address_is_elsewhere,
     a_drain_waits_and_stands,
+    an_address_that_changes_its_kind,
 }
 
 /// The lab notes' configuration, placeholders of their template and all.
@@ -324,6 +325,31 @@ fn a_drain_waits_and_stands() -> Result<()> {
     thread::sleep(Duration::from_millis(1500));
     agent.comes_to(&rows(3), 1)?;
     ensure!(drain(&format!("--undo {server}"))?.status == 1, "there is nothing to undo");
+    Ok(())
+}
+
+/// What the routing tables say is asked anew for each change, however long the agent has been running: an address that
+/// could be a server's is a net's broadcast address once the balancer is on that net.
+fn an_address_that_changes_its_kind() -> Result<()> {
+    need::network()?;
+    let set = lab_net()?;
+    let lab = Lab::at(&set.balancer.netns)?;
+    lab.ok("lb-user attach eth0")?;
+    let mut agent = Agent::start(&lab, &set.balancer.netns, LAB)?;
+    let two = listed(HEAD, &[row(156, 3), row(155, 3)]);
+    agent.comes_to(&two, 10)?;
+    let third =
+        LAB.trim_end().strip_suffix('}').context("the lab's last line closes its service")?.to_owned()
+            + " real_server 10.99.9.255 80 {\n weight 3\n }\n}\n";
+    let third_row = dest("10.99.9.255:80".to_owned(), "Route", 3, 0, 0);
+    agent.reload(&third)?;
+    agent.comes_to(&listed(HEAD, &[third_row, row(156, 3), row(155, 3)]), 5)?;
+    agent.reload(LAB)?;
+    agent.comes_to(&two, 5)?;
+    lab.ok("ip address add 10.99.9.1/24 broadcast + dev eth0")?;
+    agent.reload(&third)?;
+    agent.says("-r 10.99.9.255:80 -g -w 3` error: Invalid operation.")?;
+    agent.comes_to(&two, 1)?;
     Ok(())
 }
 

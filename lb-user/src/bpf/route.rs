@@ -115,7 +115,7 @@ pub struct Way {
     pub next: IpAddr,
 }
 
-/// Asks the kernel, and remembers the answers for as long as a command runs.
+/// Asks the kernel, and remembers the answers until [`Router::forget`].
 #[derive(Debug, Default)]
 pub struct Router {
     netlink: Option<Netlink>,
@@ -132,6 +132,12 @@ impl Router {
             Some(open) => Ok(open),
             none => Ok(none.insert(Netlink::open()?)),
         }
+    }
+
+    /// Answers are good for one change, or many made at once: between them routes and neighbours come and go.
+    pub fn forget(&mut self) {
+        self.ways.clear();
+        self.asked.clear();
     }
 
     /// The way to an address.

@@ -242,7 +242,12 @@ impl Store for BpfStore {
     }
 
     fn address_kind(&self, addr: &IpAddr) -> Result<AddressKind> {
-        Ok(self.router.borrow_mut().way(addr)?.kind)
+        let mut router = self.router.borrow_mut();
+        // The first that is asked for a change; what follows may rely on the answer.
+        if !self.batch {
+            router.forget();
+        }
+        Ok(router.way(addr)?.kind)
     }
 
     fn unsupported(&self, request: &Request) -> Option<String> {
@@ -254,6 +259,7 @@ impl Store for BpfStore {
 
     fn begin(&mut self) -> Result<()> {
         self.batch = true;
+        self.router.get_mut().forget();
         Ok(())
     }
 
