@@ -1,0 +1,297 @@
+//! Making an entry: under the bucket's lock, in the place of the best victim.
+
+use super::search::{Wanted, search};
+use super::template::{DEPENDANTS, depend, held};
+use super::{Place, SLOT_OVERFLOW, base, expired, run_out};
+use crate::account;
+use crate::addr::Proto;
+use crate::cell::Cell32;
+use crate::conn::{Entry, Life, Ways, bound, ctl, half_open, tag};
+use crate::ip::Ip;
+use crate::reason::Reason;
+use crate::settings::Settings;
+use crate::tables::{Control, Tables, control_key};
+
+/// How often a bucket's lock is tried.
+const LOCK_TRIES: u32 = 64;
+
+/// What a new entry starts as.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug)]
+pub struct Birth {
+    /// [`bound`] word.
+    pub dest: u32,
+    /// Tag beyond the protocol: template bit, timeout.
+    pub tag: u32,
+    /// State, active and no-output bits.
+    pub ctl: u32,
+    /// First value of `last`.
+    pub last: u32,
+    /// First value of `packets`.
+    pub packets: u32,
+}
+
+/// What [`insert`] is asked for.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug)]
+pub struct Insertion<F: Ip> {
+    /// The key, and when.
+    pub wanted: Wanted<F>,
+    /// What the entry starts as.
+    pub birth: Birth,
+    /// Where.
+    pub place: Place,
+    /// The template it is made through, if [`bound::CONTROLLED`] says so.
+    pub control: Control,
+}
+
+/// The outcome of an insertion, in one word, because that is what a BPF function can return: a slot, with bit 32 set and
+/// bit 33 if the entry was there already, or a reason.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inserted(pub u64);
+
+impl Inserted {
+    const SLOT: u64 = 1 << 32;
+    const EXISTING: u64 = 1 << 33;
+    const BURIED_SHIFT: u32 = 34;
+
+    #[inline(always)]
+    const fn existing(slot: u32) -> Self {
+        Self(slot as u64 | Self::SLOT | Self::EXISTING)
+    }
+    #[inline(always)]
+    const fn refused(reason: Reason) -> Self {
+        Self(reason as u64)
+    }
+    /// What became of [`claim`].
+    #[inline(always)]
+    const fn of_claim(claimed: u64) -> Self {
+        Self(claimed & u32::MAX as u64 | Self::SLOT | (claimed >> 32) << Self::BURIED_SHIFT)
+    }
+    /// While it is on its way: number plus 1 of the dest that lost a connection to this one; 0 = none did.
+    #[inline(always)]
+    const fn buried(self) -> u32 {
+        (self.0 >> Self::BURIED_SHIFT) as u32
+    }
+    /// Without that.
+    #[inline(always)]
+    const fn arrived(self) -> Self {
+        Self(self.0 & ((1 << Self::BURIED_SHIFT) - 1))
+    }
+    /// Is there an entry now, and did this call make it?
+    #[inline(always)]
+    pub const fn is_new(self) -> bool {
+        self.0 >> 32 == 1
+    }
+    /// The slot; without one, the number of the reason.
+    #[inline(always)]
+    pub const fn slot(self) -> Result<u32, u32> {
+        if self.0 & Self::SLOT != 0 { Ok(self.0 as u32) } else { Err(self.0 as u32) }
+    }
+}
+
+/// Makes the entry of a flow, unless it exists. The dest's counts include it afterwards.
+#[inline(always)]
+pub fn insert<F: Ip, T: Tables>(t: &T, new: &Insertion<F>) -> Inserted {
+    let Some(bucket) = t.bucket::<F>(new.place.bucket) else {
+        return Inserted::refused(Reason::Internal);
+    };
+    let lock = bucket.way(0).tag();
+    if !take_lock(lock) {
+        return Inserted::refused(Reason::BucketBusy);
+    }
+    let result = insert_locked::<F, T>(t, bucket, new);
+    release_lock(lock);
+    // Not where the counts are changed: that has no stack left for a call.
+    dest_changed(t, result.buried());
+    let result = result.arrived();
+    if result.is_new() && new.birth.dest & bound::NO_DEST == 0 {
+        dest_changed(t, (new.birth.dest & bound::DEST).wrapping_add(1));
+    }
+    result
+}
+
+/// [`account::changed`] of the dest with this number plus 1; 0 = none.
+#[inline(always)]
+pub(super) fn dest_changed<T: Tables>(t: &T, word: u32) {
+    if let Some(number) = word.checked_sub(1)
+        && let Some(dest) = t.dest(number)
+    {
+        account::changed(t, dest);
+    }
+}
+
+#[inline(always)]
+fn take_lock(lock: &Cell32) -> bool {
+    let mut tries = 0;
+    while tries < LOCK_TRIES {
+        let word = lock.load();
+        if word & tag::LOCK == 0 && lock.compare_exchange(word, word | tag::LOCK) {
+            return true;
+        }
+        tries += 1;
+    }
+    false
+}
+
+#[inline(always)]
+pub(super) fn release_lock(lock: &Cell32) {
+    // Only the holder writes the word while it is locked, but for template timeouts, which exchange it.
+    let mut tries = 0;
+    while tries < LOCK_TRIES {
+        let word = lock.load();
+        if lock.compare_exchange(word, word & !tag::LOCK) {
+            return;
+        }
+        tries += 1;
+    }
+}
+
+#[inline(always)]
+fn insert_locked<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, new: &Insertion<F>) -> Inserted {
+    let wanted = &new.wanted;
+    if let Some(hit) = search::<F, T, false>(t, new.place, wanted) {
+        return Inserted::existing(hit.slot);
+    }
+    // The flow's last entry, run out but not swept yet, goes first: a flow is never in the table twice.
+    if bucket.way(0).tag().load() & tag::OVERFLOW != 0 {
+        let claimed = t.claim(new, true, RANK_SAME);
+        if claimed != NO_SLOT {
+            return Inserted::of_claim(claimed);
+        }
+    }
+    let claimed = t.claim(new, false, 1);
+    if claimed != NO_SLOT {
+        return Inserted::of_claim(claimed);
+    }
+    if t.overflow_make::<F>(new.place.bucket).is_none() {
+        return Inserted::refused(Reason::TableFull);
+    }
+    let lock = bucket.way(0).tag();
+    lock.store(lock.load() | tag::OVERFLOW);
+    match t.claim(new, true, 1) {
+        NO_SLOT => Inserted::refused(Reason::TableFull),
+        claimed => Inserted::of_claim(claimed),
+    }
+}
+
+/// The rank of the flow's own last entry.
+const RANK_SAME: u32 = u32::MAX;
+
+/// How good a victim an entry is: higher is better, 0 is none. Free beats expired beats the older half-open.
+#[inline(always)]
+fn victim_rank(settings: &Settings, tag_word: u32, life: &Life, ctl_word: u32, now: u32) -> u32 {
+    if ctl_word & ctl::STATUS == ctl::FREE {
+        return RANK_SAME - 1;
+    }
+    if !ctl::is_live(ctl_word) {
+        return 0;
+    }
+    let last = life.last.load();
+    if tag_word & tag::TEMPLATE != 0 {
+        let free = life.packets.load() & DEPENDANTS == 0 && run_out(last, now);
+        return if free { RANK_SAME - 2 } else { 0 };
+    }
+    if expired(settings, tag_word, ctl_word, last, now) {
+        return if held(tag_word, life) { 0 } else { RANK_SAME - 2 };
+    }
+    if !half_open(Proto(tag_word as u8), (ctl_word & ctl::STATE) as u8) {
+        return 0;
+    }
+    // Ages of the living are below 2^31, so they rank below the expired.
+    let age = now.wrapping_sub(last) as i32;
+    1 + if age < 0 { 0 } else { age as u32 }
+}
+
+#[derive(Clone, Copy)]
+struct Victim {
+    rank: u32,
+    way: u32,
+    ctl: u32,
+}
+
+/// No entry could be had.
+pub const NO_SLOT: u64 = u64::MAX;
+
+/// Takes the best victim of rank `least` or better in the place's bucket, or its second one, and makes it the new entry.
+/// Returns its slot, with what [`bury`] returned in the upper half, or [`NO_SLOT`].
+#[inline(always)]
+pub fn claim<F: Ip, T: Tables>(t: &T, new: &Insertion<F>, second: bool, least: u32) -> u64 {
+    let n = new.place.bucket;
+    let (found, over) = if second { (t.overflow::<F>(n), SLOT_OVERFLOW) } else { (t.bucket::<F>(n), 0) };
+    let Some(bucket) = found else { return NO_SLOT };
+    let base = base::<F>(n) | over;
+    let now = new.wanted.now;
+    let mut best = Victim { rank: 0, way: 0, ctl: 0 };
+    let mut i = 0;
+    while i < F::Entry::WAYS {
+        let way = new.place.home.wrapping_add(i) & (F::Entry::WAYS - 1);
+        let entry = bucket.way(way);
+        let ctl_word = entry.life().ctl.load_acquire();
+        // The search before has found nothing in time, so this one has run out.
+        let same = ctl::is_live(ctl_word) && entry.matches(&new.wanted.flow, new.wanted.tag);
+        let rank = if same {
+            RANK_SAME
+        } else {
+            victim_rank(t.settings(), entry.tag().load(), entry.life(), ctl_word, now)
+        };
+        if rank > best.rank {
+            best = Victim { rank, way, ctl: ctl_word };
+        }
+        // None is better than a free one.
+        i = if rank == u32::MAX { F::Entry::WAYS } else { i + 1 };
+    }
+    if best.rank < least {
+        return NO_SLOT;
+    }
+    let entry = bucket.way(best.way);
+    let life = entry.life();
+    let slot = base + best.way;
+    // Lost only to a packet or the sweep changing this very entry at this moment: the client will try again.
+    if !life.ctl.compare_exchange(best.ctl, ctl::reborn(best.ctl, ctl::BUSY)) {
+        return NO_SLOT;
+    }
+    let buried = if ctl::is_live(best.ctl) {
+        t.bury(entry.tag().load(), best.ctl, life.dest.load(), slot, now)
+    } else {
+        0
+    };
+    entry.write(&new.wanted.flow, new.birth.tag | new.wanted.flow.proto.0 as u32);
+    life.last.store(new.birth.last);
+    life.dest.store(tied::<F, T>(t, slot, ctl::reborn(best.ctl, ctl::LIVE), new));
+    life.packets.store(new.birth.packets);
+    count_in(t, &new.birth);
+    life.ctl.swap(ctl::reborn(best.ctl, ctl::LIVE | new.birth.ctl));
+    slot as u64 | (buried as u64) << 32
+}
+
+/// A new entry's [`bound`] word. Its template is told before the entry is published: nobody can take it out, and itself
+/// off its template, before it is on.
+#[inline(always)]
+fn tied<F: Ip, T: Tables>(t: &T, slot: u32, ctl_word: u32, new: &Insertion<F>) -> u32 {
+    let word = new.birth.dest;
+    if word & bound::CONTROLLED == 0
+        || depend::<F, T>(t, control_key(slot, ctl_word & ctl::IDENTITY), &new.control)
+    {
+        return word;
+    }
+    word & !bound::CONTROLLED
+}
+
+#[inline(always)]
+fn count_in<T: Tables>(t: &T, birth: &Birth) {
+    if birth.dest & bound::NO_DEST != 0 {
+        return;
+    }
+    if let Some(dest) = t.dest(birth.dest & bound::DEST) {
+        if birth.tag & tag::TEMPLATE != 0 {
+            dest.templates.add(1);
+        } else {
+            account::bind(dest);
+            if birth.ctl & ctl::ACTIVE != 0 {
+                account::set_active(dest, true);
+            }
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Finding an entry, by the client's side or the server's.
+
+use super::template::held;
+use super::{Hit, Place, SLOT_OVERFLOW, base, expired};
+use crate::conn::{Entry, Ways, bound, ctl, tag};
+use crate::dest::Method;
+use crate::flow::Flow;
+use crate::ip::{Address, Ip};
+use crate::tables::Tables;
+
+/// What is looked for: a flow seen from the client. `REPLY` searches take its virtual end as the source of a reply: the
+/// virtual address and port, or under NAT the dest's.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted<F: Ip> {
+    /// The flow.
+    pub flow: Flow<F::Addr>,
+    /// [`tag::KEY`] bits: protocol, template or not.
+    pub tag: u32,
+    /// The clock.
+    pub now: u32,
+}
+
+/// Found nothing.
+const NOWHERE: u64 = u64::MAX;
+
+/// The way of the entry wanted, with its control word in the upper half; or [`NOWHERE`].
+///
+/// A function of its own in the kernel program: inlined wherever something is looked up, its spills would need more
+/// stack than a chain of BPF functions may have together (512 bytes).
+#[inline(never)]
+fn search_bucket<F: Ip, T: Tables, const REPLY: bool>(
+    t: &T,
+    bucket: &F::Bucket,
+    home: u32,
+    wanted: &Wanted<F>,
+) -> u64 {
+    let mut i = 0;
+    while i < F::Entry::WAYS {
+        let way = home.wrapping_add(i) & (F::Entry::WAYS - 1);
+        let found = probe::<F, T, REPLY>(t, bucket.way(way), wanted);
+        if found != 0 {
+            return (found as u64) << 32 | way as u64;
+        }
+        i += 1;
+    }
+    NOWHERE
+}
+
+/// The entry's control word if it is live, in time and the one wanted; else 0.
+#[inline(always)]
+fn probe<F: Ip, T: Tables, const REPLY: bool>(t: &T, entry: &F::Entry, wanted: &Wanted<F>) -> u32 {
+    let life = entry.life();
+    let word = life.ctl.load_acquire();
+    if !ctl::is_live(word) {
+        return 0;
+    }
+    let flow = &wanted.flow;
+    let same = if REPLY {
+        entry.is_client(&flow.client, flow.cport, flow.proto) && is_source::<F, T>(t, entry, flow)
+    } else {
+        entry.matches(flow, wanted.tag)
+    };
+    if !same {
+        return 0;
+    }
+    let tag_word = entry.tag().load();
+    let in_time =
+        !expired(t.settings(), tag_word, word, life.last.load(), wanted.now) || held(tag_word, life);
+    if in_time && life.ctl.load_acquire() & ctl::IDENTITY == word & ctl::IDENTITY { word } else { 0 }
+}
+
+/// Does the virtual end of `flow` name where this connection's replies come from: the dest under NAT, else the virtual
+/// address?
+#[inline(always)]
+fn is_source<F: Ip, T: Tables>(t: &T, entry: &F::Entry, flow: &Flow<F::Addr>) -> bool {
+    let word = entry.life().dest.load();
+    if bound::method(word) != Method::Nat as u32 {
+        return entry.is_service(&flow.vaddr, flow.vport);
+    }
+    let Some(dest) = t.dest(word & bound::DEST) else { return false };
+    let port = dest.port_of(word, entry.vport());
+    port == flow.vport && F::Addr::narrow(&dest.address()) == flow.vaddr
+}
+
+/// Looks through a place, second bucket included.
+#[inline(always)]
+pub fn search<'a, F: Ip, T: Tables, const REPLY: bool>(
+    t: &'a T,
+    place: Place,
+    wanted: &Wanted<F>,
+) -> Option<Hit<'a, F>> {
+    let bucket = t.bucket::<F>(place.bucket)?;
+    // Nearly always it is the first: no call then.
+    let way = place.home & (F::Entry::WAYS - 1);
+    let first = probe::<F, T, REPLY>(t, bucket.way(way), wanted);
+    if first != 0 {
+        return Some(hit(bucket, (first as u64) << 32 | way as u64, base::<F>(place.bucket)));
+    }
+    let found = search_bucket::<F, T, REPLY>(t, bucket, place.home.wrapping_add(1), wanted);
+    if found != NOWHERE {
+        return Some(hit(bucket, found, base::<F>(place.bucket)));
+    }
+    if bucket.way(0).tag().load() & tag::OVERFLOW == 0 {
+        return None;
+    }
+    let second = t.overflow::<F>(place.bucket)?;
+    let found = search_bucket::<F, T, REPLY>(t, second, place.home, wanted);
+    (found != NOWHERE).then(|| hit(second, found, base::<F>(place.bucket) | SLOT_OVERFLOW))
+}
+
+#[inline(always)]
+pub(super) fn hit<F: Ip>(bucket: &F::Bucket, found: u64, base: u32) -> Hit<'_, F> {
+    let way = found as u32;
+    let entry = bucket.way(way);
+    Hit { entry, ctl: (found >> 32) as u32, dest: entry.life().dest.load(), slot: base + way }
+}

@@ -1,0 +1,162 @@
+//! Taking out what has run out, bucket by bucket.
+
+use super::insert::release_lock;
+use super::template::{held, linger};
+use super::{SLOT_OVERFLOW, base, expired, hit_at, remove};
+use crate::conn::{Entry, Life, Ways, bound, ctl, tag};
+use crate::ip::Ip;
+use crate::tables::Tables;
+use core::ops::ControlFlow;
+
+/// Sweeps one bucket and its second: takes out what has expired, keeps templates that are needed. Returns entries
+/// left.
+#[inline(always)]
+pub fn sweep<F: Ip, T: Tables>(t: &T, n: u32, now: u32) -> u32 {
+    sweep_for::<F, T, false>(t, n, now)
+}
+
+/// [`sweep`]; `GONE`: not for what has expired, but for what belongs to a dest that is gone.
+#[inline(always)]
+fn sweep_for<F: Ip, T: Tables, const GONE: bool>(t: &T, n: u32, now: u32) -> u32 {
+    let Some(bucket) = t.bucket::<F>(n) else { return 0 };
+    let mut left = sweep_ways::<F, T, GONE>(t, bucket, base::<F>(n), now);
+    if bucket.way(0).tag().load() & tag::OVERFLOW != 0
+        && let Some(second) = t.overflow::<F>(n)
+    {
+        let more = sweep_ways::<F, T, GONE>(t, second, base::<F>(n) | SLOT_OVERFLOW, now);
+        if more == 0 {
+            drop_second::<F, T>(t, bucket, second, n);
+        }
+        left += more;
+    }
+    left
+}
+
+#[inline(always)]
+fn sweep_ways<F: Ip, T: Tables, const GONE: bool>(t: &T, bucket: &F::Bucket, base: u32, now: u32) -> u32 {
+    let mut left = 0;
+    let mut way = 0;
+    while way < F::Entry::WAYS {
+        let entry = bucket.way(way);
+        let ctl_word = entry.life().ctl.load_acquire();
+        if ctl::is_live(ctl_word) {
+            left += sweep_entry::<F, T, GONE>(t, entry, ctl_word, base + way, now);
+        } else if ctl_word & ctl::STATUS == ctl::BUSY {
+            left += 1;
+        }
+        way += 1;
+    }
+    left
+}
+
+/// 1 if the entry stays.
+#[inline(always)]
+fn sweep_entry<F: Ip, T: Tables, const GONE: bool>(
+    t: &T,
+    entry: &F::Entry,
+    ctl_word: u32,
+    slot: u32,
+    now: u32,
+) -> u32 {
+    if is_due::<T, GONE>(t, entry.tag().load(), ctl_word, entry.life(), now) {
+        t.retire::<F>(slot, GONE as u32)
+    } else {
+        1
+    }
+}
+
+#[inline(always)]
+fn is_due<T: Tables, const GONE: bool>(t: &T, tag_word: u32, ctl_word: u32, life: &Life, now: u32) -> bool {
+    if GONE {
+        belongs_to_none(t, life)
+    } else {
+        expired(t.settings(), tag_word, ctl_word, life.last.load(), now)
+    }
+}
+
+/// Takes out an entry whose time is up or, if `gone` is not 0, whose dest is gone, if that is still so. 1 if it stays.
+#[inline(always)]
+pub fn retire<F: Ip, T: Tables>(t: &T, slot: u32, gone: u32) -> u32 {
+    let Some(hit) = hit_at::<F, T>(t, slot) else { return 0 };
+    let (tag_word, life, now) = (hit.entry.tag().load(), hit.life(), t.now());
+    let due = if gone != 0 {
+        is_due::<T, true>(t, tag_word, hit.ctl, life, now)
+    } else {
+        is_due::<T, false>(t, tag_word, hit.ctl, life, now)
+    };
+    if !due {
+        return 1;
+    }
+    if held(tag_word, life) {
+        if gone == 0 {
+            linger(t, hit.entry.tag(), hit.ctl, life, now);
+        }
+        return 1;
+    }
+    if remove::<F, T>(t, &hit, now) { 0 } else { 1 }
+}
+
+/// Gives an empty second bucket back, under the lock so that nobody is putting something in.
+#[inline(always)]
+fn drop_second<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, second: &F::Bucket, n: u32) {
+    let lock = bucket.way(0).tag();
+    let word = lock.load();
+    if word & tag::LOCK != 0 || !lock.compare_exchange(word, word | tag::LOCK) {
+        return;
+    }
+    let mut way = 0;
+    let mut used = 0;
+    while way < F::Entry::WAYS {
+        used |= second.way(way).life().ctl.load_acquire() & ctl::STATUS;
+        way += 1;
+    }
+    if used == 0 {
+        lock.store(lock.load() & !tag::OVERFLOW);
+        t.overflow_drop::<F>(n);
+    }
+    release_lock(lock);
+}
+
+/// Has its dest been deleted?
+#[inline(always)]
+fn belongs_to_none<T: Tables>(t: &T, life: &Life) -> bool {
+    let word = life.dest.load();
+    word & bound::NO_DEST == 0 && t.dest(word & bound::DEST).is_some_and(|dest| !dest.available())
+}
+
+/// Takes out the connections of dests that are gone, and templates nothing depends on, in buckets `from`, `from + 1`, …
+/// `count` of them, as far as there are so many.
+#[inline(always)]
+pub fn expire_gone<F: Ip, T: Tables>(t: &T, from: u32, count: u32, now: u32) {
+    let mut acc = (from, now);
+    t.repeat(count, &mut acc, |t, (from, now), i| {
+        let n = from.wrapping_add(i);
+        if n > t.bucket_mask::<F>() {
+            return ControlFlow::Break(());
+        }
+        sweep_for::<F, T, true>(t, n, *now);
+        ControlFlow::Continue(())
+    });
+}
+
+/// Sweeps buckets `from`, `from + 1`, … `count` of them, wrapping. In some of them, as likely as `odds`
+/// ([`crate::defence::odds`]) says, entries in time are dropped too. Returns entries left.
+#[inline(always)]
+pub fn sweep_range<F: Ip, T: Tables>(t: &T, from: u32, count: u32, now: u32, odds: u32) -> u32 {
+    struct Sweep {
+        from: u32,
+        now: u32,
+        odds: u32,
+        left: u32,
+    }
+    let mut acc = Sweep { from, now, odds, left: 0 };
+    t.repeat(count, &mut acc, |t, acc, i| {
+        let n = acc.from.wrapping_add(i) & t.bucket_mask::<F>();
+        if acc.odds != 0 && t.random() < acc.odds {
+            t.thin_out::<F>(n);
+        }
+        acc.left = acc.left.wrapping_add(sweep::<F, T>(t, n, acc.now));
+        ControlFlow::Continue(())
+    });
+    acc.left
+}
