@@ -9,6 +9,7 @@
 //! - [`topo`]: whole set-ups: one segment ([`topo::dr`]), two segments with the balancer between them
 //!   ([`topo::nat`]), servers behind a router ([`topo::tun`]).
 //! - [`shell`] and [`lab`]: a person typing commands at one of those hosts.
+//! - [`agent`]: the agent there, running.
 //! - [`packets`], [`case`]: frames as values, and cases of packets in and out; [`host`] and [`bpf`] run them.
 //! - [`bench`]: what a packet costs.
 //! - [`listing`] and [`drive`]: what the balancer has to show, and the questions that every lab asks.
@@ -17,6 +18,7 @@
 //! Everything made here is undone when its value is dropped, on panic too. What a killed run left behind is removed
 //! by the next one (see [`stale`]).
 
+pub mod agent;
 pub mod bench;
 pub mod bpf;
 pub mod case;

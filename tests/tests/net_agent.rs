@@ -1,22 +1,17 @@
 //! The agent with real servers: they die and come back, the configuration changes, the agent is killed.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+use lb_tests::agent::Agent;
 use lb_tests::lab::Lab;
 use lb_tests::listing::{dest, exact};
 use lb_tests::need;
-use lb_tests::net::Netns;
 use lb_tests::peer::{Connection, Content, curl};
-use lb_tests::run::{self, die_with_us};
+use lb_tests::run;
 use lb_tests::topo::{self, Plan, Topology};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
-use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
 
 lb_tests::tests! {
     the_keepalived_lab,
@@ -33,117 +28,6 @@ lb_tests::tests! {
 
 /// The lab notes' configuration, placeholders of their template and all.
 const LAB: &str = include_str!("../../lb-user/tests/keepalived/lab.conf");
-
-/// A running agent, and the files it works with.
-struct Agent<'l> {
-    lab: &'l Lab,
-    netns: &'l Netns,
-    child: Child,
-    files: TempDir,
-}
-
-impl<'l> Agent<'l> {
-    fn start(lab: &'l Lab, netns: &'l Netns, config: &str) -> Result<Self> {
-        let files = tempfile::tempdir()?;
-        fs::write(files.path().join("keepalived.conf"), config)?;
-        let child = spawn(lab, netns, &files, &[])?;
-        Ok(Self { lab, netns, child, files })
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.files.path().join(name)
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.path("log")).unwrap_or_default()
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_raw(self.child.id().cast_signed())
-    }
-
-    /// Another configuration, and SIGHUP; back when the agent has said what came of it.
-    fn reload(&self, config: &str) -> Result<()> {
-        fs::write(self.path("keepalived.conf"), config)?;
-        let count = |log: &str| log.matches("Reloaded").count() + log.matches("is not taken").count();
-        let before = count(&self.log());
-        kill(self.pid(), Signal::SIGHUP)?;
-        run::until(Duration::from_secs(10), "the reload", || (count(&self.log()) > before).then_some(()))
-    }
-
-    fn kill(&mut self) -> Result<()> {
-        kill(self.pid(), Signal::SIGKILL)?;
-        self.child.wait()?;
-        Ok(())
-    }
-
-    fn again(&mut self) -> Result<()> {
-        self.child = spawn(self.lab, self.netns, &self.files, &[])?;
-        Ok(())
-    }
-
-    fn stop(&mut self) -> Result<()> {
-        kill(self.pid(), Signal::SIGTERM)?;
-        let mut left = || self.child.try_wait().ok().flatten();
-        let status = run::until(Duration::from_secs(10), "the end of the agent", &mut left)?;
-        ensure!(status.success(), "the agent ended with {status}: {}", self.log());
-        Ok(())
-    }
-
-    /// Waits until the listing is this; gives how long it took.
-    fn comes_to(&mut self, listing: &str, limit: u64) -> Result<Duration> {
-        let started = Instant::now();
-        let mut last = String::new();
-        let shown = run::until(Duration::from_secs(limit), "the listing", || {
-            thread::sleep(Duration::from_millis(100));
-            last = self.lab.ok("ipvsadm -Ln").unwrap_or_else(|error| format!("{error:#}"));
-            // How many connections there are is no matter here.
-            (counts_away(&last) == counts_away(listing)).then_some(())
-        });
-        match shown {
-            Ok(()) => Ok(started.elapsed()),
-            Err(error) => bail!("{error}: should be\n{listing}but is\n{last}the agent said\n{}", self.log()),
-        }
-    }
-
-    fn says(&self, line: &str) -> Result<()> {
-        let said = || self.log().contains(line).then_some(());
-        run::until(Duration::from_secs(5), line, said).with_context(|| self.log())
-    }
-}
-
-impl Drop for Agent<'_> {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-fn spawn(lab: &Lab, netns: &Netns, files: &TempDir, options: &[&str]) -> Result<Child> {
-    let log = File::options().create(true).append(true).open(files.path().join("log"))?;
-    let mut command = netns.command(lab.programs().join("lb-user"));
-    command.arg("agent").arg("-f").arg(files.path().join("keepalived.conf"));
-    command.arg("--state").arg(files.path().join("state.json")).args(options);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    command.env("NOTIFY_SOCKET", files.path().join("notify"));
-    die_with_us(&mut command).spawn().context("starting the agent")
-}
-
-/// A listing without counts, services and their dests in the order of their names.
-fn counts_away(listing: &str) -> Vec<(String, Vec<String>)> {
-    let mut services: Vec<(String, Vec<String>)> = Vec::new();
-    for line in listing.lines().skip(3) {
-        match services.last_mut() {
-            Some((_, rows)) if line.starts_with("  -> ") => {
-                rows.push(line.split_whitespace().take(4).collect::<Vec<_>>().join(" "));
-            }
-            _ => services.push((line.trim_end().to_owned(), Vec::new())),
-        }
-    }
-    services.iter_mut().for_each(|(_, rows)| rows.sort());
-    services.sort();
-    services
-}
 
 /// Direct routing with two servers and the lab's addresses.
 fn lab_net() -> Result<Topology> {
@@ -263,7 +147,7 @@ fn a_killed_agent_goes_on_where_it_stopped() -> Result<()> {
     thread::sleep(Duration::from_millis(1500));
     agent.kill()?;
     ensure!(open.who()? == "192.168.26.156");
-    agent.again()?;
+    agent.again(&[])?;
     let until = Instant::now() + Duration::from_secs(5);
     while Instant::now() < until {
         agent.comes_to(&one, 0)?;
@@ -310,7 +194,7 @@ fn a_drain_waits_and_stands() -> Result<()> {
     }
     agent.reload(LAB)?;
     agent.kill()?;
-    agent.again()?;
+    agent.again(&[])?;
     thread::sleep(Duration::from_millis(1500));
     agent.comes_to(&rows(0), 1)?;
 
@@ -483,7 +367,7 @@ fn what_is_not_the_agents_is_left_alone() -> Result<()> {
     let with = |rows: &[String]| exact(&format!("{by_hand}{HEAD}\n{}", rows.concat()));
     agent.comes_to(&with(&[row(156, 3), row(155, 3), row(199, 7)]), 10)?;
     agent.stop()?;
-    agent.child = spawn(&lab, &set.balancer.netns, &agent.files, &["--purge-on-exit"])?;
+    agent.again(&["--purge-on-exit"])?;
     run::until(Duration::from_secs(5), "the agent", || {
         (agent.log().matches("Activating").count() >= 4).then_some(())
     })?;
@@ -498,17 +382,15 @@ fn systemd_is_told() -> Result<()> {
     need::network()?;
     let set = lab_net()?;
     let lab = Lab::at(&set.balancer.netns)?;
-    let files = tempfile::tempdir()?;
-    fs::write(files.path().join("keepalived.conf"), LAB)?;
-    let socket = UnixDatagram::bind(files.path().join("notify"))?;
+    let mut agent = Agent::new(&lab, &set.balancer.netns, LAB)?;
+    let socket = UnixDatagram::bind(agent.path("notify"))?;
     socket.set_read_timeout(Some(Duration::from_secs(10)))?;
     let hears = || -> Result<String> {
         let mut bytes = [0; 256];
         let length = socket.recv(&mut bytes).context("nothing was said")?;
         Ok(String::from_utf8_lossy(&bytes[..length]).trim_end().to_owned())
     };
-    let child = spawn(&lab, &set.balancer.netns, &files, &[])?;
-    let mut agent = Agent { lab: &lab, netns: &set.balancer.netns, child, files };
+    agent.again(&[])?;
     ensure!(hears()? == "READY=1");
     agent.comes_to(&listed(HEAD, &[row(156, 3), row(155, 3)]), 0)?;
     let first = Instant::now();
