@@ -9,7 +9,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 /// The programs the network tests start, each with the Debian package that has it.
-pub const PROGRAMS: [(&str, &str); 9] = [
+pub const PROGRAMS: [(&str, &str); 11] = [
     ("ip", "iproute2"),
     ("nginx", "nginx-light"),
     ("curl", "curl"),
@@ -19,6 +19,8 @@ pub const PROGRAMS: [(&str, &str); 9] = [
     ("ifconfig", "net-tools"),
     ("nsenter", "util-linux"),
     ("vsftpd", "vsftpd"),
+    ("keepalived", "keepalived"),
+    ("bird", "bird2"),
 ];
 
 /// Something a test needs and this machine does not have.

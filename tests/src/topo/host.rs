@@ -4,6 +4,7 @@ use super::address::Dual;
 use crate::net::{Netns, Switch};
 use crate::peer::{Content, Nginx};
 use anyhow::Result;
+use std::net::IpAddr;
 use std::ops::Deref;
 
 /// A namespace with its first network card.
@@ -52,6 +53,12 @@ impl Host {
             None => ("0.0.0.0/0".to_owned(), "::/0".to_owned()),
         };
         self.netns.ip(&format!("route add {v4} via {}\nroute add {v6} via {}", via.v4, via.v6))
+    }
+
+    /// Whether it has this address, on whatever card.
+    pub fn has(&self, address: IpAddr) -> Result<bool> {
+        let said = self.netns.run(&["ip", "-o", "address", "show", "to", &address.to_string()])?;
+        Ok(!said.ok()?.is_empty())
     }
 
     /// Lets it pass on packets that are not its own.

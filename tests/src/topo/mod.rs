@@ -1,17 +1,20 @@
 //! Whole set-ups: a client, a balancer and real servers, each in a namespace of its own, IPv4 and IPv6 in each.
 //!
 //! [`dr`] has all on one segment, [`nat`] has the balancer between two, [`tun`] has the servers behind a router, and
-//! [`two_nics`] is [`tun`]'s wiring with a second card of the balancer's on the servers' segment. A [`Plan`] gives the
+//! [`two_nics`] is [`tun`]'s wiring with a second card of the balancer's on the servers' segment; [`Pair`] has two
+//! balancers. A [`Plan`] gives the
 //! addresses that matter, so that a lab's own can be used. The functions named `*_wiring` stop before the VIP is put
 //! on anything, for labs that type those commands themselves.
 
 mod address;
 mod host;
+mod pair;
 mod plans;
 mod tunnel;
 
 pub use address::{Dual, Plan};
 pub use host::{Host, Server};
+pub use pair::Pair;
 pub use plans::{dr, dr_wiring, nat, nat_wiring, tun, tun_wiring, two_nics};
 pub use tunnel::{Tunnel, TunnelEnd};
 

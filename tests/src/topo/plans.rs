@@ -9,8 +9,8 @@ use crate::peer::Content;
 use anyhow::Result;
 
 /// Segment numbers, for the IPv6 prefixes.
-const FRONT: u16 = 1;
-const BACK: u16 = 2;
+pub(super) const FRONT: u16 = 1;
+pub(super) const BACK: u16 = 2;
 const VIRTUAL: u16 = 3;
 
 /// Host numbers that no lab uses.

@@ -32,6 +32,7 @@ pub const TESTS: &[Need] = &[
     need("ping", "iputils-ping", "ICMP through and around the balancer"),
     Need { service: Some("nginx"), ..need("nginx", "nginx-light", "the real servers") },
     need("curl", "curl", "the clients"),
+    Need { service: Some("vsftpd"), ..need("vsftpd", "vsftpd", "the FTP server behind the balancer") },
     need("iperf3", "iperf3", "bulk TCP and UDP traffic"),
     need("socat", "socat", "UDP and SCTP servers"),
     need("tcpdump", "tcpdump", "what was on the wire when a test fails"),
@@ -39,7 +40,11 @@ pub const TESTS: &[Need] = &[
     need("strip", "binutils", "programs small enough for the virtual machine's memory"),
     Need {
         service: Some("keepalived"),
-        ..need("keepalived", "keepalived", "its own reading of keepalived.conf, to compare")
+        ..need("keepalived", "keepalived", "its own reading of keepalived.conf, to compare, and VRRP")
+    },
+    Need {
+        service: Some("bird"),
+        ..need("bird", "bird2", "the routers of the tests with several balancers")
     },
 ];
 

@@ -1,0 +1,12 @@
+//! Several balancers for one address: what fails, what is taken out for work, and the connections that must not notice.
+//!
+//! The configurations are those of `dist/examples`, as they are.
+
+mod vrrp;
+
+lb_tests::tests! {
+    vrrp_direct_routing,
+    vrrp_tunnel,
+}
+
+use vrrp::{vrrp_direct_routing, vrrp_tunnel};
