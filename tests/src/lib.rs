@@ -10,6 +10,7 @@
 //!   ([`topo::nat`]), servers behind a router ([`topo::tun`]).
 //! - [`shell`] and [`lab`]: a person typing commands at one of those hosts.
 //! - [`agent`]: the agent there, running.
+//! - [`exposition`]: Prometheus' text format, read strictly.
 //! - [`packets`], [`case`]: frames as values, and cases of packets in and out; [`host`] and [`bpf`] run them.
 //! - [`bench`]: what a packet costs.
 //! - [`listing`] and [`drive`]: what the balancer has to show, and the questions that every lab asks.
@@ -23,6 +24,7 @@ pub mod bench;
 pub mod bpf;
 pub mod case;
 pub mod drive;
+pub mod exposition;
 pub mod harness;
 pub mod host;
 pub mod lab;

@@ -9,8 +9,9 @@ use tracing::{error, info, warn};
 
 use super::apply::{self, Owned, Wanted};
 use super::check::watch::{Report, Watches};
-use super::config::model::{CheckSpec, Config};
+use super::config::model::{CheckSpec, Config, VirtualServer};
 use super::drains::{DrainFile, Drains};
+use super::metrics::view::{self, View};
 use super::remember::{Memory, Saved};
 use super::verdict::{Event, State};
 use super::{fifo, script};
@@ -306,6 +307,35 @@ impl<S: Store> Keeper<S> {
                 Event::Fifo(line) => fifo::write(&self.config.globals.fifos, &line),
             }
         }
+    }
+
+    /// What a scrape shows of the agent. `loading`: what the last reading of the configuration came to.
+    pub fn view(&self, loading: view::Loading) -> View {
+        let servers = self.config.servers.iter().zip(&self.states);
+        let servers = servers.map(|(server, state)| view::VirtualServer {
+            name: server.name.clone(),
+            quorum_up: state.quorum_up,
+            quorum: server.quorum,
+            alive_weight: state.alive_weight(server),
+            servers: self.view_of(server, state),
+        });
+        let virtual_servers = view::once(servers, |server| server.name.clone());
+        View { virtual_servers, durations: self.watches.durations(), loading }
+    }
+
+    fn view_of(&self, server: &VirtualServer, state: &State) -> Vec<view::RealServer> {
+        let check = |spec: &CheckSpec| view::Check {
+            keyword: spec.probe.keyword(),
+            up: self.watches.verdict(spec).up,
+            tally: self.watches.tally(spec),
+        };
+        let servers = server.servers.iter().enumerate().map(|(at, rs)| view::RealServer {
+            name: rs.name.clone(),
+            up: state.is_up(at),
+            weight: state.weight(server, at),
+            checks: rs.checks.iter().map(|one| check(&one.spec)).collect(),
+        });
+        view::once(servers, |rs| rs.name.clone())
     }
 
     /// The tables.

@@ -11,6 +11,7 @@
 //! | [`keeper`] | all of it together, without a loop |
 //! | [`run`] | the loop: signals, clock, systemd |
 //! | [`script`], [`fifo`] | telling others |
+//! | [`metrics`] | telling Prometheus |
 
 pub mod apply;
 pub mod check;
@@ -18,6 +19,7 @@ pub mod config;
 pub mod drains;
 pub mod fifo;
 pub mod keeper;
+pub mod metrics;
 pub mod remember;
 pub mod run;
 pub mod script;

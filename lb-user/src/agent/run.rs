@@ -1,12 +1,14 @@
 //! The agent's loop: signals, reports of checks, the clock, and systemd.
 
+use std::net::TcpListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
@@ -15,6 +17,8 @@ use super::config::model::Config;
 use super::config::problem::Severity;
 use super::config::{self, Loaded};
 use super::keeper::Keeper;
+use super::metrics::view::{Holdings, Loading, View};
+use super::metrics::{page, serve};
 use super::remember::Memory;
 use crate::control::store::Store;
 
@@ -29,9 +33,18 @@ pub struct Options {
     pub purge_on_exit: bool,
 }
 
+/// The metrics endpoint.
+pub struct Metrics {
+    /// Where scrapes come in.
+    pub listener: TcpListener,
+    /// Reads what the tables hold, on any thread.
+    pub holdings: Arc<dyn Fn() -> Result<Holdings> + Send + Sync>,
+}
+
 /// What the loop waits for.
 enum Input {
     Report(Box<Report>),
+    Look(oneshot::Sender<View>),
     Second,
     Reload,
     Stop,
@@ -39,7 +52,7 @@ enum Input {
 
 /// Runs until it is told to stop. Checks, scripts, signals and the clock are at home on a thread of the runtime's; the
 /// tables are on this one, for a change of them may have to wait its turn.
-pub fn run(store: impl Store, memory: Memory, options: &Options) -> Result<()> {
+pub fn run(store: impl Store, memory: Memory, options: &Options, metrics: Option<Metrics>) -> Result<()> {
     let config = load(options).with_context(|| format!("{} cannot be used", options.file.display()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -49,16 +62,20 @@ pub fn run(store: impl Store, memory: Memory, options: &Options) -> Result<()> {
     let _spawns_there = runtime.enter();
     let (sender, inputs) = mpsc::unbounded_channel();
     listen(&sender)?;
-    serve(Keeper::new(store, memory, reports_to(sender)), options, config, inputs)
+    if let Some(metrics) = metrics {
+        show(metrics, sender.clone());
+    }
+    keep(Keeper::new(store, memory, reports_to(sender)), options, config, inputs)
 }
 
-fn serve<S: Store>(
+fn keep<S: Store>(
     mut keeper: Keeper<S>,
     options: &Options,
     config: Config,
     mut inputs: mpsc::UnboundedReceiver<Input>,
 ) -> Result<()> {
     keeper.start(config)?;
+    let mut loading = Loading::default();
     tell_systemd(&[NotifyState::Ready]);
     while let Some(input) = inputs.blocking_recv() {
         let (mut reports, mut second, mut again) = (Vec::new(), false, false);
@@ -68,6 +85,8 @@ fn serve<S: Store>(
             match input {
                 Input::Report(report) => reports.push(*report),
                 Input::Second => second = true,
+                // Who does not wait for it any more has given up.
+                Input::Look(reply) => drop(reply.send(keeper.view(loading))),
                 Input::Reload => again = true,
                 Input::Stop => return stop(&mut keeper, options),
             }
@@ -75,7 +94,7 @@ fn serve<S: Store>(
         }
         keeper.heard(&reports);
         if again {
-            reload(&mut keeper, options);
+            reload(&mut keeper, options, &mut loading);
         }
         if second {
             keeper.tick();
@@ -119,6 +138,26 @@ fn listen(sender: &mpsc::UnboundedSender<Input>) -> Result<()> {
     Ok(())
 }
 
+/// Serves metrics: the agent's part is asked of the loop, the tables are read beside it.
+fn show(metrics: Metrics, sender: mpsc::UnboundedSender<Input>) {
+    let Metrics { listener, holdings } = metrics;
+    let made = move || {
+        let (sender, holdings) = (sender.clone(), Arc::clone(&holdings));
+        async move {
+            let (reply, view) = oneshot::channel();
+            sender.send(Input::Look(reply)).ok().context("the agent is stopping")?;
+            let view = view.await.context("the agent is stopping")?;
+            let text = tokio::task::spawn_blocking(move || Ok(page::text(view, holdings()?)?));
+            text.await.context("reading the tables")?
+        }
+    };
+    tokio::spawn(async move {
+        if let Err(why) = serve::serve(listener, made).await {
+            error!("metrics: {why:#}");
+        }
+    });
+}
+
 /// Where checks report to.
 fn reports_to(sender: mpsc::UnboundedSender<Input>) -> mpsc::UnboundedSender<Report> {
     let (reports, mut heard) = mpsc::unbounded_channel();
@@ -151,11 +190,17 @@ fn load(options: &Options) -> Result<Config> {
 }
 
 /// A configuration that cannot be used changes nothing.
-fn reload<S: Store>(keeper: &mut Keeper<S>, options: &Options) {
+fn reload<S: Store>(keeper: &mut Keeper<S>, options: &Options, loading: &mut Loading) {
     info!("Reloading");
     match load(options).and_then(|config| keeper.reload(config)) {
-        Ok(()) => info!("Reloaded"),
-        Err(why) => error!("{} is not taken, everything stays as it was: {why:#}", options.file.display()),
+        Ok(()) => {
+            *loading = Loading::default();
+            info!("Reloaded");
+        }
+        Err(why) => {
+            loading.good = false;
+            error!("{} is not taken, everything stays as it was: {why:#}", options.file.display());
+        }
     }
 }
 

@@ -180,7 +180,8 @@ impl State {
         self.quorum_up || server.sorry.is_none()
     }
 
-    fn alive_weight(&self, server: &VirtualServer) -> u64 {
+    /// The sum of the weights of live servers.
+    pub fn alive_weight(&self, server: &VirtualServer) -> u64 {
         let alive = self.servers.iter().zip(&server.servers).filter(|(state, _)| state.is_up());
         alive.map(|(state, rs)| u64::from(state.weight(rs))).sum()
     }

@@ -1,4 +1,4 @@
-//! What `lb-user status` tells.
+//! What `lb-user status` and the metrics tell of the tables and NICs.
 
 use std::fmt::Write as _;
 use std::os::fd::AsFd as _;
@@ -27,124 +27,192 @@ pub fn mode_name(xdp: Option<(u8, u32)>) -> &'static str {
     }
 }
 
-/// Everything, as JSON.
-pub fn read(dir: &Path) -> Result<Value> {
+/// A NIC the program is attached to.
+#[derive(Clone, Debug)]
+pub struct Interface {
+    /// Its name, or that of its pin if it is gone.
+    pub name: String,
+    /// Its number; 0 if it is gone.
+    pub index: u32,
+    /// `native`, `generic`, `offloaded`, `several modes` or `not running`.
+    pub mode: &'static str,
+    /// Switched on?
+    pub up: bool,
+    /// The kernel's number of the program.
+    pub program_id: u32,
+}
+
+/// The program that runs.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The kernel's number of it.
+    pub id: u32,
+    /// The hash of its instructions, as bpftool shows it.
+    pub tag: String,
+}
+
+/// Occupancy of one family's part of the connection table.
+#[derive(Clone, Copy, Debug)]
+pub struct Family {
+    /// Room, without the overflow.
+    pub slots: u64,
+    /// Entries that live, templates included.
+    pub live: u32,
+}
+
+/// The connection table.
+#[derive(Clone, Copy, Debug)]
+pub struct Tables {
+    /// Connections it was made for.
+    pub connections: u64,
+    /// Its IPv4 part.
+    pub v4: Family,
+    /// Its IPv6 part.
+    pub v6: Family,
+}
+
+/// All of it.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The instance's directory, by its name outside of `ip netns exec`.
+    pub pins: String,
+    /// Attached NICs.
+    pub interfaces: Vec<Interface>,
+    /// Of the last attachment; none before the first.
+    pub program: Option<Program>,
+    /// How many services there are.
+    pub services: usize,
+    /// How many dests they have together.
+    pub dests: usize,
+    /// None before the first attachment.
+    pub tables: Option<Tables>,
+    /// What became of how many packets; empty before the first attachment.
+    pub reasons: Vec<(Reason, u64)>,
+}
+
+/// Reads everything.
+pub fn read(dir: &Path) -> Result<Status> {
     let _lock = lock::take(dir, Hold::Shared)?;
     let rules = Rules::open(dir)?;
     let (services, dests) = rules.as_ref().map_or(Ok((0, 0)), count)?;
-    Ok(json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "layout": LAYOUT,
-        "pins": bpffs::outside(dir).display().to_string(),
-        "interfaces": interfaces(dir)?,
-        "program": program(dir),
-        "services": services,
-        "dests": dests,
-        "tables": tables(dir)?,
-        "reasons": reasons(dir)?,
-    }))
+    Ok(Status {
+        pins: bpffs::outside(dir).display().to_string(),
+        interfaces: interfaces(dir)?,
+        program: program(dir),
+        services,
+        dests,
+        tables: tables(dir)?,
+        reasons: reasons(dir)?,
+    })
 }
 
-fn interfaces(dir: &Path) -> Result<Vec<Value>> {
+fn interfaces(dir: &Path) -> Result<Vec<Interface>> {
     let nics = route::nics()?;
     let mut all = Vec::new();
     for (name, link) in links(dir, LINK)? {
         let (id, index) = syscall::xdp_link(link.as_fd()).with_context(|| format!("asking about {name}"))?;
         let nic = nics.iter().find(|nic| nic.index == index && index != 0);
         let mode = mode_name(nic.and_then(|nic| nic.xdp));
-        all.push(json!({
-            "name": nic.map_or(name.as_str(), |nic| nic.name.as_str()),
-            "ifindex": index,
-            "mode": mode.trim_end_matches(" mode"),
-            "up": nic.is_some_and(|nic| nic.up),
-            "program_id": id,
-        }));
+        all.push(Interface {
+            name: nic.map_or(name, |nic| nic.name.clone()),
+            index,
+            mode: mode.trim_end_matches(" mode"),
+            up: nic.is_some_and(|nic| nic.up),
+            program_id: id,
+        });
     }
     Ok(all)
 }
 
 /// The program that runs, if one was ever attached.
-fn program(dir: &Path) -> Value {
-    ProgramInfo::from_pin(dir.join("lb")).map_or(
-        Value::Null,
-        |info| json!({ "name": "lb", "id": info.id(), "tag": format!("{:016x}", info.tag().swap_bytes()) }),
-    )
+fn program(dir: &Path) -> Option<Program> {
+    let info = ProgramInfo::from_pin(dir.join("lb")).ok()?;
+    Some(Program { id: info.id(), tag: format!("{:016x}", info.tag().swap_bytes()) })
 }
 
-fn tables(dir: &Path) -> Result<Value> {
-    let Some(sizes) = Sizes::present(dir)? else { return Ok(Value::Null) };
+fn tables(dir: &Path) -> Result<Option<Tables>> {
+    let Some(sizes) = Sizes::present(dir)? else { return Ok(None) };
     let sweeper = traffic("sweeper")?.require(dir)?;
     // A timer of 16 bytes, then next, counting and live, each for both families.
     let words: [u32; 10] = syscall::lookup(pins::fd(&sweeper), &0u32)?.unwrap_or_default();
-    let family = |buckets: u32, ways: u32, live: u32| json!({ "slots": u64::from(buckets) * u64::from(ways), "live": live });
-    Ok(json!({
-        "connections": sizes.connections(),
-        "v4": family(sizes.buckets_v4, 8, words[8]),
-        "v6": family(sizes.buckets_v6, 4, words[9]),
+    let family =
+        |buckets: u32, ways: u32, live: u32| Family { slots: u64::from(buckets) * u64::from(ways), live };
+    Ok(Some(Tables {
+        connections: sizes.connections(),
+        v4: family(sizes.buckets_v4, 8, words[8]),
+        v6: family(sizes.buckets_v6, 4, words[9]),
     }))
 }
 
-fn reasons(dir: &Path) -> Result<Vec<Value>> {
+fn reasons(dir: &Path) -> Result<Vec<(Reason, u64)>> {
     let Some(map) = traffic("reasons")?.open(dir)? else { return Ok(Vec::new()) };
     let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
     let mut per_cpu = vec![0u64; cpus];
     let mut all = Vec::new();
     for reason in Reason::ALL {
         syscall::lookup_per_cpu(map.fd().as_fd(), &(*reason as u32), &mut per_cpu)?;
-        let sum = per_cpu.iter().fold(0u64, |sum, one| sum.wrapping_add(*one));
-        all.push(json!({ "label": reason.label(), "text": reason.text(), "count": sum }));
+        all.push((*reason, per_cpu.iter().fold(0u64, |sum, one| sum.wrapping_add(*one))));
     }
     Ok(all)
 }
 
-/// For people.
-pub fn text(status: &Value) -> Result<String> {
-    let mut out = String::new();
-    let list = |name: &str| status[name].as_array().cloned().unwrap_or_default();
-    let word = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let interfaces = list("interfaces");
-    if interfaces.is_empty() {
-        writeln!(out, "Not attached to any interface")?;
+impl Status {
+    /// For programs.
+    pub fn json(&self) -> Value {
+        let family = |family: Family| json!({ "slots": family.slots, "live": family.live });
+        let tables = self.tables.map(|tables| {
+            json!({ "connections": tables.connections, "v4": family(tables.v4), "v6": family(tables.v6) })
+        });
+        let interface = |nic: &Interface| {
+            json!({
+                "name": nic.name,
+                "ifindex": nic.index,
+                "mode": nic.mode,
+                "up": nic.up,
+                "program_id": nic.program_id,
+            })
+        };
+        let program = |program: &Program| json!({ "name": "lb", "id": program.id, "tag": program.tag });
+        let reason = |(reason, count): &(Reason, u64)| json!({ "label": reason.label(), "text": reason.text(), "count": count });
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "layout": LAYOUT,
+            "pins": self.pins,
+            "interfaces": self.interfaces.iter().map(interface).collect::<Vec<_>>(),
+            "program": self.program.as_ref().map(program),
+            "services": self.services,
+            "dests": self.dests,
+            "tables": tables,
+            "reasons": self.reasons.iter().map(reason).collect::<Vec<_>>(),
+        })
     }
-    for nic in &interfaces {
-        let down = if nic["up"] == true { "" } else { ", down" };
-        writeln!(
-            out,
-            "{}: {} mode{down}, program {}",
-            word(&nic["name"]),
-            word(&nic["mode"]),
-            nic["program_id"]
-        )?;
+
+    /// For people.
+    pub fn text(&self) -> Result<String> {
+        let mut out = String::new();
+        if self.interfaces.is_empty() {
+            writeln!(out, "Not attached to any interface")?;
+        }
+        for nic in &self.interfaces {
+            let down = if nic.up { "" } else { ", down" };
+            writeln!(out, "{}: {} mode{down}, program {}", nic.name, nic.mode, nic.program_id)?;
+        }
+        writeln!(out, "Version {}, layout {LAYOUT}, pins in {}", env!("CARGO_PKG_VERSION"), self.pins)?;
+        writeln!(out, "{} services, {} dests", self.services, self.dests)?;
+        if let Some(Tables { v4, v6, .. }) = self.tables {
+            writeln!(
+                out,
+                "Connections: IPv4 {} in {} slots, IPv6 {} in {}",
+                v4.live, v4.slots, v6.live, v6.slots
+            )?;
+        }
+        let seen: Vec<_> = self.reasons.iter().filter(|(_, count)| *count != 0).collect();
+        if !seen.is_empty() {
+            writeln!(out, "Packets:")?;
+        }
+        for (reason, count) in seen {
+            writeln!(out, "  {count:>12}  {:<18} {}", reason.label(), reason.text())?;
+        }
+        Ok(out)
     }
-    writeln!(
-        out,
-        "Version {}, layout {}, pins in {}",
-        word(&status["version"]),
-        status["layout"],
-        word(&status["pins"])
-    )?;
-    writeln!(out, "{} services, {} dests", status["services"], status["dests"])?;
-    let tables = &status["tables"];
-    if !tables.is_null() {
-        let (v4, v6) = (&tables["v4"], &tables["v6"]);
-        writeln!(
-            out,
-            "Connections: IPv4 {} in {} slots, IPv6 {} in {}",
-            v4["live"], v4["slots"], v6["live"], v6["slots"]
-        )?;
-    }
-    let seen: Vec<Value> = list("reasons").into_iter().filter(|reason| reason["count"] != 0).collect();
-    if !seen.is_empty() {
-        writeln!(out, "Packets:")?;
-    }
-    for reason in &seen {
-        writeln!(
-            out,
-            "  {:>12}  {:<18} {}",
-            reason["count"].to_string(),
-            word(&reason["label"]),
-            word(&reason["text"])
-        )?;
-    }
-    Ok(out)
 }

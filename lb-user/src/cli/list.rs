@@ -300,7 +300,8 @@ pub fn mask_text(mask: Netmask) -> Option<String> {
     }
 }
 
-fn method_name(method: Method) -> &'static str {
+/// A forwarding method as listings name it.
+pub fn method_name(method: Method) -> &'static str {
     match method {
         Method::Nat => "Masq",
         Method::Local => "Local",

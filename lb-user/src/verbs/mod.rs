@@ -164,6 +164,8 @@ mod tests {
             "lb-user mark del --mark 0x1 --dst fd00::1 --bpffs /tmp/bpf",
             "lb-user mark list --json",
             "lb-user mark import rules",
+            "lb-user agent -f k.conf --metrics 9110",
+            "lb-user agent --metrics [::]:9110",
         ] {
             assert!(Line::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
@@ -178,6 +180,7 @@ mod tests {
             "lb-user drain 10.1.0.2 --undo --wait",
             "lb-user drain -t 10.0.0.1:80 -u 10.0.0.1:80 10.1.0.2",
             "lb-user mark add --mark 1",
+            "lb-user agent --metrics eth0",
         ] {
             assert!(Line::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -21,7 +21,7 @@ pub struct Args {
 /// Does it.
 pub fn run(args: &Args) -> Result<()> {
     let found = status::read(&bpffs::instance(args.pins.wanted().as_deref())?)?;
-    let text = if args.json { format!("{found:#}\n") } else { status::text(&found)? };
+    let text = if args.json { format!("{:#}\n", found.json()) } else { found.text()? };
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(())
 }

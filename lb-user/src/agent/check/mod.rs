@@ -3,6 +3,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`machine`] | results to states: retries, first verdicts |
+//! | [`tally`] | how attempts went, for the metrics |
 //! | [`watch`] | one task for each different check, however many servers it stands for |
 //! | [`net`] | sockets as a check wants them, and which errors are the server's |
 //! | [`tcp`], [`http`], [`tls`], [`ping`], [`udp`], [`dns`], [`smtp`], [`misc`], [`file`] | one kind each |
@@ -15,6 +16,7 @@ pub mod misc;
 pub mod net;
 pub mod ping;
 pub mod smtp;
+pub mod tally;
 pub mod tcp;
 pub mod tls;
 pub mod udp;

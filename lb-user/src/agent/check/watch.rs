@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, DefaultHasher, Hash as _, Hasher as _, RandomState};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -12,6 +13,7 @@ use tracing::{info, warn};
 use super::Prober;
 use super::machine::{Machine, Outcome};
 use super::net;
+use super::tally::{self, Durations, Tally};
 use crate::agent::config::model::{CheckSpec, Probe};
 use crate::agent::verdict::{Verdict, Weight};
 
@@ -30,6 +32,7 @@ pub struct Report {
 struct Watch {
     number: u64,
     verdict: Verdict,
+    tally: Arc<Tally>,
     active: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
@@ -44,6 +47,7 @@ impl Drop for Watch {
 pub struct Watches {
     all: HashMap<CheckSpec, Watch>,
     numbers: u64,
+    durations: Durations,
     reports: mpsc::UnboundedSender<Report>,
 }
 
@@ -53,7 +57,7 @@ pub type Remembered = HashMap<String, bool>;
 impl Watches {
     /// None yet. Reports come out at the other end.
     pub fn new(reports: mpsc::UnboundedSender<Report>) -> Self {
-        Self { all: HashMap::new(), numbers: 0, reports }
+        Self { all: HashMap::new(), numbers: 0, durations: tally::durations(), reports }
     }
 
     /// From now on these, each with whether every failure is worth a line. One that differs only in its pace keeps what
@@ -71,7 +75,8 @@ impl Watches {
                 Verdict { up, weight: Weight::Configured }
             });
             self.numbers += 1;
-            let watch = Watch::start(&spec, start, self.numbers, log_all, self.reports.clone());
+            let told = Told { log_all, durations: self.durations.clone(), reports: self.reports.clone() };
+            let watch = Watch::start(&spec, start, self.numbers, told);
             self.all.insert(spec, watch);
         }
     }
@@ -85,6 +90,16 @@ impl Watches {
     pub fn verdict(&self, spec: &CheckSpec) -> Verdict {
         let unknown = Verdict { up: !spec.pace.alpha, weight: Weight::Configured };
         self.all.get(spec).map_or(unknown, |watch| watch.verdict)
+    }
+
+    /// How a check's attempts went.
+    pub fn tally(&self, spec: &CheckSpec) -> Arc<Tally> {
+        self.all.get(spec).map_or_else(Arc::default, |watch| Arc::clone(&watch.tally))
+    }
+
+    /// How long attempts took.
+    pub fn durations(&self) -> Durations {
+        self.durations.clone()
     }
 
     /// Takes a report in. False: it is of a check that is no more.
@@ -119,14 +134,18 @@ pub fn fingerprint(probe: &Probe) -> String {
     format!("{:016x}", hasher.finish())
 }
 
+/// Where a check's results go.
+struct Told {
+    /// Every failure is worth a line.
+    log_all: bool,
+    durations: Durations,
+    reports: mpsc::UnboundedSender<Report>,
+}
+
 impl Watch {
-    fn start(
-        spec: &CheckSpec,
-        verdict: Verdict,
-        number: u64,
-        log_all: bool,
-        reports: mpsc::UnboundedSender<Report>,
-    ) -> Self {
+    fn start(spec: &CheckSpec, verdict: Verdict, number: u64, told: Told) -> Self {
+        let tally = Arc::new(Tally::default());
+        let counted = Arc::clone(&tally);
         let (active, mut may_go) = watch::channel(true);
         let spec = spec.clone();
         let task = tokio::spawn(async move {
@@ -141,9 +160,12 @@ impl Watch {
                 }
                 let started = Instant::now();
                 let outcome = prober.attempt(machine.up).await;
+                let took = started.elapsed();
+                counted.count(&outcome, took);
+                told.durations.get_or_create(&[("check", spec.probe.keyword())]).observe(took.as_secs_f64());
                 let was_up = machine.up;
                 let step = machine.feed(&outcome);
-                tell(&spec, &outcome, &machine, was_up, first, log_all);
+                tell(&spec, &outcome, &machine, was_up, first, told.log_all);
                 let weight = match &outcome {
                     Outcome::Pass(weight) => *weight,
                     _ => said.weight,
@@ -154,14 +176,14 @@ impl Watch {
                 if verdict != said {
                     said = verdict;
                     let report = Report { spec: spec.clone(), number, verdict };
-                    if reports.send(report).is_err() {
+                    if told.reports.send(report).is_err() {
                         return;
                     }
                 }
                 sleep_until(next(&spec, started, step.wait, &outcome)).await;
             }
         });
-        Self { number, verdict, active, task }
+        Self { number, verdict, tally, active, task }
     }
 }
 
