@@ -44,12 +44,18 @@ impl<'l> Agent<'l> {
 
     /// Starts it, when it is not running; its log goes on where the one before it ended.
     pub fn again(&mut self, options: &[&str]) -> Result<()> {
+        self.again_in(options, &[])
+    }
+
+    /// The same with variables of its environment.
+    pub fn again_in(&mut self, options: &[&str], environment: &[(&str, &str)]) -> Result<()> {
         let log = File::options().create(true).append(true).open(self.path("log"))?;
         let mut command = self.netns.command(self.lab.programs().join("lb-user"));
         command.arg("agent").arg("-f").arg(self.path("keepalived.conf"));
         command.arg("--state").arg(self.path("state.json")).args(options);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         command.env("NOTIFY_SOCKET", self.path("notify"));
+        command.envs(environment.iter().copied());
         self.child = Some(die_with_us(&mut command).spawn().context("starting the agent")?);
         Ok(())
     }

@@ -377,7 +377,7 @@ fn what_is_not_the_agents_is_left_alone() -> Result<()> {
     Ok(())
 }
 
-/// Ready once the services are there, alive every second, and stopping when told to.
+/// Ready once the services are there, alive every second, reloading, and stopping when told to.
 fn systemd_is_told() -> Result<()> {
     need::network()?;
     let set = lab_net()?;
@@ -398,9 +398,14 @@ fn systemd_is_told() -> Result<()> {
         (hears()?, hears()?, hears()?) == ("WATCHDOG=1".into(), "WATCHDOG=1".into(), "WATCHDOG=1".into())
     );
     ensure!(first.elapsed() < Duration::from_secs(6), "{:?} for three seconds", first.elapsed());
+    let next = || std::iter::repeat_with(hears).find(|said| !matches!(said.as_deref(), Ok("WATCHDOG=1")));
+    agent.reload(LAB)?;
+    let reloading = next().transpose()?.context("nothing was said")?;
+    let since = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").context(reloading.clone())?;
+    ensure!(since.parse::<u64>()? > 0);
+    ensure!(next().transpose()?.as_deref() == Some("READY=1"));
     agent.stop()?;
-    let last = std::iter::repeat_with(hears).find(|said| !matches!(said.as_deref(), Ok("WATCHDOG=1")));
-    ensure!(last.transpose()?.as_deref() == Some("STOPPING=1"));
+    ensure!(next().transpose()?.as_deref() == Some("STOPPING=1"));
     Ok(())
 }
 

@@ -91,10 +91,10 @@ impl<S: Store> Keeper<S> {
         self.drains = self.drain_file.load()?;
         let (now, times) = (self.balancer.store().services()?, self.balancer.store().timeouts()?);
         let old = std::mem::replace(&mut self.config, config);
+        let mut events = left(&old, &self.config);
         let before: HashMap<String, State> =
             old.servers.into_iter().map(|server| server.name).zip(std::mem::take(&mut self.states)).collect();
         self.watch(saved);
-        let mut events = Vec::new();
         for server in &self.config.servers {
             let verdict =
                 |rs: usize, check: usize| self.watches.verdict(&server.servers[rs].checks[check].spec);
@@ -129,7 +129,12 @@ impl<S: Store> Keeper<S> {
                     *specs.entry(check.spec.clone()).or_default() |= check.log_all_failures;
                     self.users.entry(check.spec.clone()).or_default().push((at, rs_at, check_at));
                     if !self.watches.has(&check.spec) {
-                        info!("Activating healthchecker for service {} for VS {}", rs.name, server.name);
+                        let (rs, vs) = (&rs.name, &server.name);
+                        info!(
+                            virtual_server = vs,
+                            real_server = rs,
+                            "Activating healthchecker for service {rs} for VS {vs}"
+                        );
                     }
                 }
             }
@@ -236,7 +241,12 @@ impl<S: Store> Keeper<S> {
                 changed = true;
                 let verb = if here { "Activating" } else { "Suspending" };
                 for rs in server.servers.iter().filter(|rs| !rs.checks.is_empty()) {
-                    info!("{verb} healthchecker for service {} for VS {}", rs.name, server.name);
+                    let (rs, vs) = (&rs.name, &server.name);
+                    info!(
+                        virtual_server = vs,
+                        real_server = rs,
+                        "{verb} healthchecker for service {rs} for VS {vs}"
+                    );
                 }
             }
         }
@@ -289,7 +299,7 @@ impl<S: Store> Keeper<S> {
         let requests = apply::plan(&[], &self.owned, &now);
         self.carry_out(&requests);
         for server in &self.config.servers {
-            info!("Removing Virtual Server {}", server.name);
+            info!(virtual_server = server.name, "Removing Virtual Server {}", server.name);
         }
         let farewells =
             self.config.servers.iter().zip(&self.states).flat_map(|(server, state)| state.farewell(server));
@@ -302,7 +312,9 @@ impl<S: Store> Keeper<S> {
     fn tell(&self, events: Vec<Event>) {
         for event in events {
             match event {
-                Event::Log(line) => info!("{line}"),
+                Event::Log { line, virtual_server, real_server } => {
+                    info!(virtual_server, real_server, "{line}");
+                }
                 Event::Run(script) => script::start(script),
                 Event::Fifo(line) => fifo::write(&self.config.globals.fifos, &line),
             }
@@ -362,6 +374,22 @@ pub fn timeouts(config: &Config, now: Timeouts) -> Option<Request> {
     let or = |wanted: u32, now: u32| if wanted == 0 { now } else { wanted };
     let wanted = Timeouts { tcp: or(tcp, now.tcp), tcp_fin: or(tcp_fin, now.tcp_fin), udp: or(udp, now.udp) };
     (wanted != now).then_some(Request::SetTimeouts(wanted))
+}
+
+/// What is said of virtual and real servers that another configuration does not have any more.
+fn left(old: &Config, new: &Config) -> Vec<Event> {
+    let mut events = Vec::new();
+    for server in &old.servers {
+        let Some(stays) = new.servers.iter().find(|other| other.name == server.name) else {
+            events.push(Event::about(server, format!("Removing Virtual Server {}", server.name)));
+            continue;
+        };
+        let gone = server.servers.iter().filter(|rs| stays.servers.iter().all(|other| other.name != rs.name));
+        events.extend(
+            gone.map(|rs| Event::about_one(server, rs, format!("service {} no longer exist", rs.name))),
+        );
+    }
+    events
 }
 
 /// This machine's addresses as they are now.

@@ -12,6 +12,7 @@
 //! | [`run`] | the loop: signals, clock, systemd |
 //! | [`script`], [`fifo`] | telling others |
 //! | [`metrics`] | telling Prometheus |
+//! | [`log`] | telling people, and the journal |
 
 pub mod apply;
 pub mod check;
@@ -19,6 +20,7 @@ pub mod config;
 pub mod drains;
 pub mod fifo;
 pub mod keeper;
+pub mod log;
 pub mod metrics;
 pub mod remember;
 pub mod run;

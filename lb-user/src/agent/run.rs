@@ -175,11 +175,11 @@ fn reports_to(sender: mpsc::UnboundedSender<Input>) -> mpsc::UnboundedSender<Rep
 fn load(options: &Options) -> Result<Config> {
     let Loaded { config, problems } = config::load(&options.file, &options.id);
     for problem in problems.iter() {
-        let (place, text) = (&problem.place, &problem.text);
+        let (place, text) = (problem.place.to_string(), &problem.text);
         match problem.severity {
-            Severity::Error => error!("{place}: {text}"),
-            Severity::Warning | Severity::Security => warn!("{place}: {text}"),
-            Severity::Note => info!("{place}: {text}"),
+            Severity::Error => error!(place, "{place}: {text}"),
+            Severity::Warning | Severity::Security => warn!(place, "{place}: {text}"),
+            Severity::Note => info!(place, "{place}: {text}"),
         }
     }
     let errors = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
@@ -192,6 +192,7 @@ fn load(options: &Options) -> Result<Config> {
 /// A configuration that cannot be used changes nothing.
 fn reload<S: Store>(keeper: &mut Keeper<S>, options: &Options, loading: &mut Loading) {
     info!("Reloading");
+    tell_reloading();
     match load(options).and_then(|config| keeper.reload(config)) {
         Ok(()) => {
             *loading = Loading::default();
@@ -202,6 +203,12 @@ fn reload<S: Store>(keeper: &mut Keeper<S>, options: &Options, loading: &mut Loa
             error!("{} is not taken, everything stays as it was: {why:#}", options.file.display());
         }
     }
+    tell_systemd(&[NotifyState::Ready]);
+}
+
+fn tell_reloading() {
+    let now = NotifyState::monotonic_usec_now();
+    tell_systemd(&[NotifyState::Reloading].into_iter().chain(now.ok()).collect::<Vec<_>>());
 }
 
 fn tell_systemd(what: &[NotifyState<'_>]) {

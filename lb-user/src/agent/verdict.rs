@@ -32,12 +32,31 @@ pub enum Weight {
 /// Something the outside has to be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A line for the log.
-    Log(String),
+    /// A line for the log, and what it is about.
+    Log {
+        /// What operators look for.
+        line: String,
+        /// By its name.
+        virtual_server: String,
+        /// By its name, if it is about a single one.
+        real_server: Option<String>,
+    },
     /// A script to run.
     Run(Script),
     /// A line for those who read the FIFO.
     Fifo(String),
+}
+
+impl Event {
+    /// A line about a virtual server.
+    pub fn about(server: &VirtualServer, line: String) -> Self {
+        Self::Log { line, virtual_server: server.name.clone(), real_server: None }
+    }
+
+    /// A line about one of its servers.
+    pub fn about_one(server: &VirtualServer, rs: &RealServer, line: String) -> Self {
+        Self::Log { line, virtual_server: server.name.clone(), real_server: Some(rs.name.clone()) }
+    }
 }
 
 /// A virtual server's state.
@@ -106,7 +125,7 @@ impl State {
         let mut events = Vec::new();
         state.judge_quorum(server, before.is_none(), &mut events);
         if before.is_none() && !state.quorum_up {
-            events.push(Event::Log(format!("Starting with quorum down for VS {}", server.name)));
+            events.push(Event::about(server, format!("Starting with quorum down for VS {}", server.name)));
             if server.sorry.is_some() {
                 state.lost(server, &mut events);
             }
@@ -147,10 +166,9 @@ impl State {
         }
         if old != new {
             let active = if up { "active" } else { "inactive" };
-            let (rs, vs) = (&rs.name, &server.name);
-            events.push(Event::Log(format!(
-                "Changing weight from {old} to {new} for {active} service {rs} of VS {vs}"
-            )));
+            let (name, vs) = (&rs.name, &server.name);
+            let line = format!("Changing weight from {old} to {new} for {active} service {name} of VS {vs}");
+            events.push(Event::about_one(server, rs, line));
         }
         if was_up != up {
             self.tell_change(server, rs, up, &mut events);
@@ -168,7 +186,7 @@ impl State {
             (true, true) => format!("Enabling service {name} of VS {vs}"),
         };
         if self.serves(server) {
-            events.push(Event::Log(line));
+            events.push(Event::about_one(server, rs, line));
         }
         let script = if up { &rs.notify_up } else { &rs.notify_down };
         events.extend(script.clone().map(Event::Run));
@@ -194,21 +212,24 @@ impl State {
         let vs = &server.name;
         if !self.quorum_up && alive > 0 && alive >= gain {
             self.quorum_up = true;
-            events.push(Event::Log(format!(
-                "Gained quorum {quorum}+{hysteresis}={gain} <= {alive} for VS {vs}"
-            )));
+            events.push(Event::about(
+                server,
+                format!("Gained quorum {quorum}+{hysteresis}={gain} <= {alive} for VS {vs}"),
+            ));
             if let Some(sorry) = server.sorry.as_ref().filter(|_| !first) {
                 let (verb, sorry) =
                     (if sorry.inhibit { "Disabling" } else { "Removing" }, sorry_name(server, sorry));
-                events.push(Event::Log(format!("{verb} sorry server {sorry} from VS {vs}")));
-                events.push(Event::Log(format!("Adding alive servers to the pool for VS {vs}")));
+                events.push(Event::about(server, format!("{verb} sorry server {sorry} from VS {vs}")));
+                events.push(Event::about(server, format!("Adding alive servers to the pool for VS {vs}")));
             }
             events.extend(server.quorum_up.clone().map(Event::Run));
             events.push(Event::Fifo(format!("VS {vs} UP")));
         } else if self.quorum_up && (alive == 0 || alive < lose) {
             self.quorum_up = false;
-            events
-                .push(Event::Log(format!("Lost quorum {quorum}-{hysteresis}={lose} > {alive} for VS {vs}")));
+            events.push(Event::about(
+                server,
+                format!("Lost quorum {quorum}-{hysteresis}={lose} > {alive} for VS {vs}"),
+            ));
             self.lost(server, events);
         }
     }
@@ -218,8 +239,8 @@ impl State {
         if let Some(sorry) = &server.sorry {
             let (verb, sorry) =
                 (if sorry.inhibit { "Enabling" } else { "Adding" }, sorry_name(server, sorry));
-            events.push(Event::Log(format!("{verb} sorry server {sorry} to VS {vs}")));
-            events.push(Event::Log(format!("Removing alive servers from the pool for VS {vs}")));
+            events.push(Event::about(server, format!("{verb} sorry server {sorry} to VS {vs}")));
+            events.push(Event::about(server, format!("Removing alive servers from the pool for VS {vs}")));
         }
         events.extend(server.quorum_down.clone().map(Event::Run));
         events.push(Event::Fifo(format!("VS {vs} DOWN")));
@@ -307,7 +328,7 @@ mod tests {
 
     fn logs(events: &[Event]) -> Vec<String> {
         let log = |event: &Event| match event {
-            Event::Log(line) => {
+            Event::Log { line, .. } => {
                 Some(line.replace("[10.0.1.", "[").replace("]:tcp:80", "]").replace("[10.0.0.1]", "V"))
             }
             _ => None,

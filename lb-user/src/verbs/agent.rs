@@ -1,21 +1,18 @@
 //! `lb-user agent`: the process that keeps the tables true to a keepalived.conf.
 
-use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Result;
-use tracing_subscriber::EnvFilter;
-
 use super::Pins;
-use crate::agent::config;
 use crate::agent::metrics::serve;
 use crate::agent::metrics::view::Holdings;
 use crate::agent::remember::Memory;
 use crate::agent::run::{self, Metrics, Options};
+use crate::agent::{config, log};
 use crate::bpf::{bpffs, status};
 use crate::control::store::Store as _;
+use anyhow::Result;
 
 /// Check real servers and keep services as a keepalived.conf says; SIGHUP reads it again
 #[derive(Clone, Debug, clap::Args)]
@@ -35,6 +32,9 @@ pub struct Args {
     /// Serve metrics to Prometheus, at /metrics; a port alone is reached from this machine only [default: do not]
     #[arg(long, value_name = "[ADDRESS:]PORT", value_parser = serve::address)]
     pub metrics: Option<SocketAddr>,
+    /// How log lines are written; $LB_USER_LOG says which [default: info]
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    pub log_format: log::Format,
     /// Where the tables are pinned.
     #[command(flatten)]
     pub pins: Pins,
@@ -42,7 +42,7 @@ pub struct Args {
 
 /// Does it, until told to stop.
 pub fn run(args: &Args) -> Result<()> {
-    log_to_stderr();
+    log::start(args.log_format);
     let pins = bpffs::instance(args.pins.wanted().as_deref())?;
     let memory = Memory::hold(&pins, args.state.as_deref())?;
     let id = args.id.clone().unwrap_or_else(config::host_id);
@@ -59,17 +59,4 @@ fn metrics(at: SocketAddr, dir: &Path, pins: &Pins) -> Result<Metrics> {
         Ok(Holdings { services, daemons, status: status::read(&dir)? })
     };
     Ok(Metrics { listener: serve::bind(at)?, holdings: Arc::new(holdings) })
-}
-
-/// One line an event. Under systemd the journal adds the time.
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_env("LB_USER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
-    let lines = lines.with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
-    // A second logger in one process would be refused; there is none.
-    let _ = if std::env::var_os("JOURNAL_STREAM").is_some() {
-        lines.without_time().try_init()
-    } else {
-        lines.try_init()
-    };
 }

@@ -209,28 +209,44 @@ fn next(spec: &CheckSpec, started: Instant, wait: Duration, outcome: &Outcome) -
 
 /// The lines operators look for.
 fn tell(spec: &CheckSpec, outcome: &Outcome, machine: &Machine, was_up: bool, first: bool, log_all: bool) {
-    let keyword = spec.probe.keyword();
-    let name = name(&spec.probe);
+    let check = spec.probe.keyword();
+    let target = name(&spec.probe);
     match outcome {
-        Outcome::Pass(_) if !was_up || first => match &spec.probe {
-            Probe::Tcp(_) => info!("TCP connection to {name} success."),
-            Probe::Http(_) => info!("Remote Web server {name} succeed on service."),
-            Probe::Misc(_) => info!("Misc check for [{name}] success."),
-            Probe::Smtp(_) => info!("Remote SMTP server {name} succeed on service."),
-            _ => info!("{keyword} on service {name} success."),
-        },
-        Outcome::Fail(why) if was_up && !machine.up => match &spec.probe {
-            Probe::Misc(_) => info!("Misc check for [{name}] failed ({why})."),
-            _ if spec.pace.retry == 0 || machine.failures == 1 => {
-                info!("{keyword} on service {name} failed ({why}).");
-            }
-            _ => info!("{keyword} on service {name} failed after {} retries. ({why})", spec.pace.retry),
-        },
-        Outcome::Fail(why) if log_all => {
-            info!("{keyword} on service {name} failed, attempt {} ({why}).", machine.failures);
+        Outcome::Pass(_) if !was_up || first => {
+            info!(check, target, result = "pass", "{}", success(&spec.probe, &target));
         }
-        Outcome::Local(why) => warn!("{keyword} of {name} cannot be made: {why}"),
+        Outcome::Fail(why) if was_up && !machine.up => {
+            let line = match &spec.probe {
+                Probe::Misc(_) => format!("Misc check for [{target}] failed ({why})."),
+                _ if spec.pace.retry == 0 || machine.failures == 1 => {
+                    format!("{check} on service {target} failed ({why}).")
+                }
+                _ => format!("{check} on service {target} failed after {} retries. ({why})", spec.pace.retry),
+            };
+            info!(check, target, result = "fail", "{line}");
+        }
+        Outcome::Fail(why) if log_all => {
+            let attempt = machine.failures;
+            let line = match &spec.probe {
+                Probe::Tcp(_) => format!("TCP connection to {target} failed. (attempt {attempt}: {why})"),
+                _ => format!("{check} on service {target} failed, attempt {attempt} ({why})."),
+            };
+            info!(check, target, result = "fail", attempt, "{line}");
+        }
+        Outcome::Local(why) => {
+            warn!(check, target, result = "error", "{check} of {target} cannot be made: {why}");
+        }
         _ => {}
+    }
+}
+
+fn success(probe: &Probe, target: &str) -> String {
+    match probe {
+        Probe::Tcp(_) => format!("TCP connection to {target} success."),
+        Probe::Http(_) => format!("Remote Web server {target} succeed on service."),
+        Probe::Misc(_) => format!("Misc check for [{target}] success."),
+        Probe::Smtp(_) => format!("Remote SMTP server {target} succeed on service."),
+        _ => format!("{} on service {target} success.", probe.keyword()),
     }
 }
 
