@@ -46,6 +46,7 @@ pub mod defence;
 pub mod dest;
 pub mod flow;
 pub mod forward;
+pub mod fragments;
 pub mod ftp;
 #[cfg(any(test, feature = "host"))]
 pub mod host;

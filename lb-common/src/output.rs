@@ -4,6 +4,7 @@
 
 use crate::addr::Port;
 use crate::conn::Entry;
+use crate::fragments;
 use crate::ip::{Address, Ip, V4, V6, filter_bit};
 use crate::packet::Bytes;
 use crate::parse::{self, Fragment, Seen};
@@ -75,7 +76,7 @@ fn translate<F: Ip, P: Outgoing, T: Tables>(
         parse::transport::<F, P>(p, seen)?;
     }
     // One without a first is some other socket's.
-    if seen.fragment != Fragment::Whole && !pipeline::join_fragment(t, seen) {
+    if seen.fragment != Fragment::Whole && !fragments::ported(t, seen) {
         return Err(Reason::ReplyUnknown);
     }
     let Some(hit) = pipeline::find_reply(t, work) else { return Err(Reason::ReplyUnknown) };

@@ -3,7 +3,7 @@
 //! ```text
 //! process ─ link layer ─ receive ─┬─ of a connection: forward::request, forward::reply ─┬─ verdict
 //!                                 ├─ lookup ─ call ─ pick ─ open ─ forward::newcomer ───┤
-//!                                 └─────────────────────────────────────────────────────┴─ slow::process
+//!                                 └─────────────────────────────────────────────────────┴─ slow::process, fragments::process
 //! ```
 //!
 //! The stages are functions of their own, one after the other and not one inside the other, each telling the next what
@@ -18,6 +18,7 @@ use crate::conn::{bound, ctl};
 use crate::dest::{Dest, Method};
 use crate::flow::Flow;
 use crate::forward::{self, icmp};
+use crate::fragments;
 use crate::ip::{Address, Ip, V4, V6, filter_bit};
 use crate::packet::Packet;
 use crate::parse::{self, Fragment, Seen};
@@ -26,7 +27,7 @@ use crate::related;
 use crate::sip::Call;
 use crate::state::{self, sctp::SctpState, tcp::TcpState};
 use crate::table::{self, Hit, Place, Wanted};
-use crate::tables::{Direction, FragKey, Tables};
+use crate::tables::{Direction, Tables};
 use crate::wire::ethertype;
 
 /// What the pass works on. The kernel program keeps it in per-CPU memory, for the sake of its stack.
@@ -90,6 +91,8 @@ impl Step {
     pub(crate) const FTP: u64 = Self::OPEN | 11 << 59;
     const FROM_SERVER: u64 = 1 << 32;
     pub(crate) const LOCAL: u64 = Self::OPEN | 12 << 59;
+    const EARLY: u64 = Self::OPEN | 13 << 59;
+    pub(crate) const AWAITED: u64 = Self::OPEN | 14 << 59;
 
     /// An ICMP packet, perhaps about a connection.
     #[inline(always)]
@@ -155,6 +158,21 @@ impl Step {
     pub const fn local(bound: u32) -> Self {
         Self(Self::LOCAL | bound as u64)
     }
+    /// A later fragment has come before its first.
+    #[inline(always)]
+    pub const fn early() -> Self {
+        Self(Self::EARLY)
+    }
+    /// A first fragment has come that others wait for.
+    #[inline(always)]
+    pub const fn awaited() -> Self {
+        Self(Self::AWAITED)
+    }
+    /// Is what is left to do [`fragments::process`]'s, rather than [`slow::process`](crate::slow::process)'s?
+    #[inline(always)]
+    pub const fn is_of_fragment(self) -> bool {
+        self.is(Self::EARLY) || self.is(Self::AWAITED)
+    }
     /// A server's packet of no connection.
     #[inline(always)]
     pub const fn unexpected() -> Self {
@@ -210,7 +228,8 @@ impl From<Result<Step, Reason>> for Step {
     }
 }
 
-/// Takes a frame through the balancer. [`Verdict::LATER`]: [`crate::slow::process`] does the rest.
+/// Takes a frame through the balancer. [`Verdict::LATER`]: [`crate::slow::process`] does the rest, or
+/// [`fragments::process`], see [`Step::is_of_fragment`].
 #[inline(always)]
 pub fn process<P: Packet, T: Tables>(p: &mut P, t: &T, space: &mut Workspace) -> Verdict {
     let link = match parse::link(p) {
@@ -292,8 +311,10 @@ fn sides<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>, l3: 
     if seen.fragment != Fragment::Later {
         parse::transport::<F, P>(p, seen)?;
     }
-    if seen.fragment != Fragment::Whole && !join_fragment(t, seen) {
-        return Err(Reason::FragmentUnknown);
+    if seen.fragment != Fragment::Whole
+        && let Some(step) = fragments::join(t, seen, p.ingress())
+    {
+        return Ok(step);
     }
     if from_us && let Some(hit) = find_reply(t, work) {
         return reply(p, t, &work.seen, &hit);
@@ -302,35 +323,6 @@ fn sides<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>, l3: 
         return request(p, t, work);
     }
     if t.settings().nat_icmp_send.load() != 0 { Ok(Step::unexpected()) } else { Err(Reason::ReplyUnknown) }
-}
-
-/// A first fragment leaves its ports for the later ones; a later one takes them. One that has overtaken its first takes
-/// those of the last datagram between the two hosts that came in fragments: right while they have one such connection at
-/// a time, and where it is wrong nothing is lost that dropping it would not lose. False: there was none.
-#[inline(never)]
-pub(crate) fn join_fragment<F: Ip, T: Tables>(t: &T, seen: &mut Seen<F>) -> bool {
-    let mut key = FragKey {
-        src: seen.src.wide(),
-        dst: seen.dst.wide(),
-        id: seen.id,
-        proto: seen.proto.0 as u16,
-        family: F::FAMILY as u16,
-    };
-    if seen.fragment == Fragment::First {
-        let ports = seen.sport.wire() as u32 | (seen.dport.wire() as u32) << 16;
-        t.fragment_put(&key, ports);
-        key.make_last();
-        t.fragment_put(&key, ports);
-        return true;
-    }
-    let mut ports = t.fragment_get(&key);
-    if ports.is_none() {
-        key.make_last();
-        ports = t.fragment_get(&key);
-    }
-    let Some(ports) = ports else { return false };
-    seen.take_ports(ports);
-    true
 }
 
 /// A packet from a client.

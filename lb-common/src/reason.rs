@@ -109,6 +109,9 @@ reasons! {
     Forwarded = Transmit, "forwarded", "sent to a server";
     Replied = Transmit, "replied", "server's answer translated and sent to the client";
     IcmpSent = Transmit, "icmp-sent", "answered with an ICMP error";
+    FragmentAwaited = Transmit, "fragment-awaited", "a first fragment that others waited for: sent around the loop, to come back with them";
+    FragmentReleased = Transmit, "fragment-released", "a fragment that was put away goes on, behind its first";
+    FragmentBack = Transmit, "fragment-back", "a later fragment whose first came while it was put away: sent through the loop";
     Bypassed = Transmit, "bypassed", "sent to its own destination, for want of a server (cache_bypass)";
     NotIp = Pass, "not-ip", "neither IPv4 nor IPv6";
     NotOurs = Pass, "not-ours", "for no address the balancer knows";
@@ -124,7 +127,8 @@ reasons! {
     ReplyUnknown = Pass, "reply-unknown", "from a server, but of no connection";
     TtlPassed = Pass, "ttl-passed", "a reply whose TTL ends here: the stack answers";
     ForwardingOff = Pass, "forwarding-off", "the way to the client needs ip_forward";
-    FragmentUnknown = Drop, "fragment-unknown", "a later fragment before its first, and no datagram before it to go by";
+    FragmentUnknown = Drop, "fragment-unknown", "a later fragment before its first that could not be put away";
+    FragmentHeld = Drop, "fragment-held", "a later fragment before its first: a copy waits for that";
     DestGone = Drop, "dest-gone", "connection of a deleted server";
     NoDest = Drop, "no-dest", "no server available";
     NoNeighbour = Drop, "no-neighbour", "next hop's link address unknown";

@@ -81,10 +81,10 @@ pub struct Settings {
     /// Dests on this machine itself, deleted ones with them while their connections may live. None: what the machine sends
     /// is not looked at.
     pub local_dests: Cell32,
-    /// Zero.
-    pub reserved: [Cell32; 1],
+    /// The NICs at the near and the far end of the loop for fragments; 0: there is none. See [`crate::fragments`].
+    pub loop_ends: [Cell32; 2],
     /// The control side's own.
-    pub spare: [Cell32; 40],
+    pub spare: [Cell32; 39],
 }
 
 const _: () = assert!(core::mem::size_of::<Settings>() == 512);
@@ -133,8 +133,8 @@ impl Settings {
             dropping: Cell32::new(0),
             awaited_until: Cell32::new(0),
             local_dests: Cell32::new(0),
-            reserved: [const { Cell32::new(0) }; 1],
-            spare: [const { Cell32::new(0) }; 40],
+            loop_ends: [const { Cell32::new(0) }; 2],
+            spare: [const { Cell32::new(0) }; 39],
         }
     }
 }

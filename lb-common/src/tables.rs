@@ -10,6 +10,7 @@ use crate::admit::{self, Question};
 use crate::cell::{Cell32, Cell64};
 use crate::defence;
 use crate::dest::{Dest, Hop, SharedHop};
+use crate::fragments::{FragKey, HeldKey, Ports, Waiting};
 use crate::ip::Ip;
 use crate::mark::MarkRule;
 use crate::packet::Packet;
@@ -31,7 +32,7 @@ pub const LOOPBACK: u32 = 1;
 pub const FILTER_BITS: u32 = 16;
 
 /// Layout version of all maps together. A binary never reads maps of another version as its own.
-pub const LAYOUT: u32 = 5;
+pub const LAYOUT: u32 = 6;
 
 /// The way asked for.
 #[repr(C, align(8))]
@@ -120,31 +121,6 @@ impl Counters {
     }
 }
 
-/// Ports a first fragment showed, for the fragments after it: `fragments` map.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FragKey {
-    /// Source.
-    pub src: Addr,
-    /// Destination.
-    pub dst: Addr,
-    /// Datagram's identification, wire order.
-    pub id: u32,
-    /// Protocol, family.
-    pub proto: u16,
-    /// `AF_` number; and a bit, see [`FragKey::make_last`].
-    pub family: u16,
-}
-
-impl FragKey {
-    /// Of the last datagram between the two hosts that came in fragments, whatever its identification.
-    #[inline(always)]
-    pub fn make_last(&mut self) {
-        self.id = 0;
-        self.family |= 1 << 15;
-    }
-}
-
 /// Maps, clock, randomness and routes.
 pub trait Tables {
     /// The clock: ticks, [`Settings::hz`] a second, wrapping.
@@ -204,9 +180,17 @@ pub trait Tables {
     /// Takes the note back out.
     fn call_drop(&self, key: u64);
     /// Remembers the ports of a first fragment.
-    fn fragment_put(&self, key: &FragKey, ports: u32);
+    fn fragment_put(&self, key: &FragKey, ports: &Ports);
     /// The ports of a fragment's datagram.
-    fn fragment_get(&self, key: &FragKey) -> Option<u32>;
+    fn fragment_get(&self, key: &FragKey) -> Option<Ports>;
+    /// Asks about the fragments that wait for their first. `None`: none ever did, or the map has lost them.
+    fn waiting<R>(&self, key: &FragKey, ask: impl FnOnce(&Waiting) -> R) -> Option<R>;
+    /// Makes room to count them.
+    fn waiting_make(&self, key: &FragKey);
+    /// Puts a copy of the frame away, of [`crate::fragments::LONGEST`] bytes at the most. False: it cannot be.
+    fn hold<P: Packet>(&self, p: &P, key: &HeldKey) -> bool;
+    /// Throws it away. False: it is gone.
+    fn unhold(&self, key: &HeldKey) -> bool;
 
     /// Counts a packet of `bytes`.
     fn count(&self, dest: u32, direction: Direction, bytes: u32);

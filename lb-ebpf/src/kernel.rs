@@ -15,6 +15,7 @@ use lb_common::cell::Cell64;
 use lb_common::conn::{Bucket4, Bucket6};
 use lb_common::defence;
 use lb_common::dest::{Dest, Hop, Route, SharedHop};
+use lb_common::fragments::{FragKey, HeldKey, Ports, Waiting};
 use lb_common::ip::{Address, Ip, V4, V6};
 use lb_common::mark::MarkRule;
 use lb_common::packet::Packet;
@@ -27,12 +28,13 @@ use lb_common::settings::Settings;
 use lb_common::sip::Call;
 use lb_common::siphash::Key;
 use lb_common::table::{self, Inserted, Insertion};
-use lb_common::tables::{Control, Counters, Direction, FragKey, RouteQuery, Tables};
+use lb_common::tables::{Control, Counters, Direction, RouteQuery, Tables};
 
+use crate::fragments::{self, Held};
 use crate::frame::Frame;
 use crate::maps::{
     CACHES, CALLS, CLIENT_HOP_SLOTS, CLIENT_HOPS, CONNS4, CONNS6, CONTROLS, DESTS, EGRESS, FILTER, FRAGMENTS,
-    LISTS, MARKS, OVERFLOW4, OVERFLOW6, SCHED, SCRATCH, SERVICES, SETTINGS, STATS, VLANS,
+    HELD, LISTS, MARKS, OVERFLOW4, OVERFLOW6, SCHED, SCRATCH, SERVICES, SETTINGS, STATS, VLANS, WAITING,
 };
 
 /// The maps, clock and routes of this program.
@@ -216,13 +218,31 @@ impl Tables for Kernel {
         let _ = CALLS.remove(key);
     }
     #[inline(always)]
-    fn fragment_put(&self, key: &FragKey, ports: u32) {
+    fn fragment_put(&self, key: &FragKey, ports: &Ports) {
         let _ = FRAGMENTS.insert(key, ports, 0);
     }
     #[inline(always)]
-    fn fragment_get(&self, key: &FragKey) -> Option<u32> {
-        // SAFETY: a word, read at once.
+    fn fragment_get(&self, key: &FragKey) -> Option<Ports> {
+        // SAFETY: two words; replaced whole, and of one datagram.
         unsafe { FRAGMENTS.get(key) }.copied()
+    }
+    #[inline(always)]
+    fn waiting<R>(&self, key: &FragKey, ask: impl FnOnce(&Waiting) -> R) -> Option<R> {
+        // SAFETY: cells. Lent to another datagram meanwhile, they are off by one for that.
+        unsafe { WAITING.get(key) }.map(ask)
+    }
+    #[inline(always)]
+    fn waiting_make(&self, key: &FragKey) {
+        const NOEXIST: u64 = 1;
+        let _ = WAITING.insert(key, &EMPTY_WAITING, NOEXIST);
+    }
+    #[inline(always)]
+    fn hold<P: Packet>(&self, _: &P, key: &HeldKey) -> bool {
+        fragments::hold(self.ctx, key)
+    }
+    #[inline(always)]
+    fn unhold(&self, key: &HeldKey) -> bool {
+        HELD.remove(key).is_ok()
     }
     #[inline(always)]
     fn count(&self, dest: u32, direction: Direction, bytes: u32) {
@@ -579,6 +599,8 @@ extern "C" fn lb_tree_touch(record: u32) -> u64 {
 pub struct Scratch {
     /// What the pass works on.
     pub work: Workspace,
+    /// A frame on its way into the map of those that wait.
+    pub held: Held,
     insertion: AnyInsertion,
 }
 
@@ -597,6 +619,7 @@ pub fn scratch() -> Option<&'static mut Scratch> {
 
 static EMPTY4: Bucket4 = Bucket4::new();
 static EMPTY6: Bucket6 = Bucket6::new();
+static EMPTY_WAITING: Waiting = Waiting::new();
 static EMPTY_CACHED: Cached = Cached::new();
 static NO_SETTINGS: Settings = Settings::new();
 

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `lb` | the balancer, on every NIC it is attached to |
 //! | `lb_slow` | what few packets need; `lb` ends in it |
+//! | `lb_wait` | puts fragments away that came before their first; another end of `lb` |
+//! | `lb_copies`, `lb_copy` | the loop that fetches them when the first comes |
 //! | `lb_output` | translates replies of dests on the balancer itself, where they leave by a NIC |
 //! | `lb_control` | what user space asks to be done to the tables, through BPF_PROG_TEST_RUN |
 //! | `lb_realserver` | takes tunnel headers off, for real servers without a tunnel device |
@@ -13,6 +15,7 @@
 #![no_main]
 
 mod control;
+mod fragments;
 mod frame;
 mod kernel;
 mod local;
@@ -36,8 +39,9 @@ fn lb(ctx: XdpContext) -> u32 {
     let Some(scratch) = kernel::scratch() else { return xdp_action::XDP_ABORTED };
     let verdict = pipeline::process(&mut Frame::new(&ctx), &Kernel::new(ctx.ctx), &mut scratch.work);
     if verdict == Verdict::LATER {
+        let stage = if scratch.work.rest.is_of_fragment() { maps::WAIT } else { maps::SLOW };
         // SAFETY: it comes back only where the program is missing.
-        unsafe { maps::STAGES.tail_call(&ctx, maps::SLOW) };
+        unsafe { maps::STAGES.tail_call(&ctx, stage) };
         return end(Reason::Internal.into());
     }
     end(verdict)

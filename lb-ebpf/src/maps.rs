@@ -3,10 +3,11 @@
 
 use aya_ebpf::btf_maps::Array as TimerArray;
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::maps::{Array, DevMap, DevMapHash, HashMap, LruHashMap, PerCpuArray, ProgramArray};
 use lb_common::cell::Cell64;
 use lb_common::conn::{Bucket4, Bucket6};
 use lb_common::dest::Dest;
+use lb_common::fragments::{self, FragKey, HeldKey, Ports, Waiting};
 use lb_common::local::{Desk, Other, Peer};
 use lb_common::mark::{self, MarkRule};
 use lb_common::reason;
@@ -14,8 +15,9 @@ use lb_common::sched::{CacheKey, Cached};
 use lb_common::service::{SchedState, Service, ServiceKey};
 use lb_common::settings::Settings;
 use lb_common::sip::Call;
-use lb_common::tables::{Control, Counters, FILTER_BITS, FragKey};
+use lb_common::tables::{Control, Counters, FILTER_BITS};
 
+use crate::fragments::Held;
 use crate::kernel::{ClientHop, Scratch};
 use crate::sweep::Sweeper;
 
@@ -75,7 +77,16 @@ pub static CONTROLS: HashMap<u64, Control> = HashMap::with_max_entries(1, NO_PRE
 pub static CALLS: HashMap<u64, Call> = HashMap::with_max_entries(1, NO_PREALLOC);
 /// Ports of datagrams whose first fragment was seen.
 #[map(name = "fragments")]
-pub static FRAGMENTS: LruHashMap<FragKey, u32> = LruHashMap::with_max_entries(8192, 0);
+pub static FRAGMENTS: LruHashMap<FragKey, Ports> = LruHashMap::with_max_entries(8192, 0);
+/// Datagrams of which fragments came before the first.
+#[map(name = "waiting")]
+pub static WAITING: LruHashMap<FragKey, Waiting> = LruHashMap::with_max_entries(1024, 0);
+/// Those fragments.
+#[map(name = "held")]
+pub static HELD: LruHashMap<HeldKey, Held> = LruHashMap::with_max_entries(1024, 0);
+/// The way back around the loop, once for each copy.
+#[map(name = "copies")]
+pub static COPIES: DevMap = DevMap::with_max_entries(fragments::MOST + 1, 0);
 /// Next hops to clients, per CPU, by hashed address.
 #[map(name = "client_hops")]
 pub static CLIENT_HOPS: PerCpuArray<ClientHop> = PerCpuArray::with_max_entries(CLIENT_HOP_SLOTS, 0);
@@ -89,6 +100,8 @@ pub static VLANS: HashMap<u32, [u32; 2]> = HashMap::with_max_entries(1024, NO_PR
 pub static STAGES: ProgramArray = ProgramArray::with_max_entries(8, 0);
 /// The place of `lb_slow` in [`STAGES`].
 pub const SLOW: u32 = 0;
+/// The place of `lb_wait`.
+pub const WAIT: u32 = 1;
 /// What is too big for the stack.
 #[map(name = "scratch")]
 pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);

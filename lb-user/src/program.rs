@@ -12,7 +12,7 @@ pub static PROGRAM: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"),
 pub static BENCH: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-bench"));
 
 /// The programs that `lb` ends in, by their places in the map `stages`.
-const STAGES: [&str; 1] = ["lb_slow"];
+const STAGES: [&str; 2] = ["lb_slow", "lb_wait"];
 
 /// Loads the balancer's programs and puts those that `lb` ends in into their map. It has to stay open, or pinned, as long
 /// as `lb` runs: the kernel empties it otherwise.

@@ -20,6 +20,7 @@ use aya::{Ebpf, EbpfLoader};
 use lb_common::cell::{Cell32, Cell64};
 use lb_common::conn::{Bucket4, Bucket6, Entry, Ways, ctl};
 use lb_common::dest::Dest;
+use lb_common::fragments::FragKey;
 use lb_common::host::Memory;
 use lb_common::ip::{Ip, V4, V6};
 use lb_common::mark::{self, MarkRule};
@@ -28,7 +29,7 @@ use lb_common::request::{self, Request, verb};
 use lb_common::sched::{CacheKey, Cached};
 use lb_common::service::{SchedState, Service, ServiceKey};
 use lb_common::settings::Settings;
-use lb_common::tables::{Counters, FragKey};
+use lb_common::tables::Counters;
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::case::{Engine, FAMILIES, HOSTS, Live, Nic, Outcome, ROUTER, Way};
@@ -240,7 +241,7 @@ pub struct Maps {
 
 const FILTER: usize = 8192;
 /// Maps that are reached by system calls only, emptied before each case.
-const HASHES: [&str; 6] = ["overflow4", "overflow6", "controls", "calls", "fragments", "caches"];
+const HASHES: [&str; 7] = ["overflow4", "overflow6", "controls", "calls", "fragments", "waiting", "caches"];
 /// A [`Cached`] in words: when it was used, when it changed, dests.
 type CachedWords = [u32; size_of::<Cached>() / 4];
 
@@ -562,7 +563,8 @@ fn empty(map: &MapData) -> Result<()> {
         (8, 8) => empty_map::<u64, u64>(map),
         (24, 72) => empty_map::<Plain<CacheKey>, CachedWords>(map),
         (8, 280) => empty_map::<u64, [u64; 35]>(map),
-        (40, 4) => empty_map::<Plain<FragKey>, u32>(map),
+        (40, 8) => empty_map::<Plain<FragKey>, u64>(map),
+        (40, 16) => empty_map::<Plain<FragKey>, [u64; 2]>(map),
         sizes => bail!("a map of sizes nobody knows: {sizes:?}"),
     }
 }

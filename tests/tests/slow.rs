@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use anyhow::Result;
 use lb_common::addr::{Family, Proto};
 use lb_common::dest::Method;
+use lb_common::fragments;
 use lb_common::mark::MarkRule;
 use lb_common::reason::Reason;
 use lb_common::sched::Scheduler;
@@ -26,7 +27,7 @@ lb_tests::tests!(
     packets_go_to_their_own_destination,
     packets_that_cannot,
     fragments_out_of_order,
-    fragments_of_answers_out_of_order,
+    fragments_that_cannot_wait,
 );
 
 const PROTOS: [Proto; 3] = [Proto::TCP, Proto::UDP, Proto::SCTP];
@@ -346,86 +347,85 @@ fn piece(packet: Packet, part: Part, id: u32) -> Packet {
 
 const FIRST: Part = Part { from: 0, to: Some(48) };
 const LATER: Part = Part { from: 48, to: None };
+const LATER_SHORT: Part = Part { from: 48, to: Some(96) };
 
-/// A fragment that overtakes the first goes where the datagram before it went; without one it is dropped.
+/// The loop's near and far end, of a card each that is not the one packets come in by.
+fn with_a_loop(case: Case) -> Case {
+    case.step(Step::Set(|settings| {
+        settings.loop_ends.iter().zip([1003, 1004]).for_each(|(cell, end)| cell.store(end))
+    }))
+}
+
+/// As the loop wants it.
+fn to_the_loop(frame: Frame) -> Expect {
+    let mut around = frame;
+    around.to = fragments::NEAR_END;
+    Expect::Leaves(Way::Redirect, Reason::FragmentAwaited, Box::new(around))
+}
+
+/// A fragment that comes before its first waits, whatever datagrams came before, and the first goes around the loop to
+/// fetch it: in both directions, whatever the method.
 fn fragments_out_of_order() -> Result<()> {
     let mut cases = Vec::new();
     for family in FAMILIES {
         for (method, port) in [(Method::Nat, 8080), (Method::Route, 80), (Method::Tunnel, 80)] {
             let data = vec![3; 100];
-            let asked = |id, part| piece(Packet::udp(us(family), (vip(family), 80), &data), part, id);
-            let sent = |id, part| {
-                let server = Nic::Back.host(family, 11);
-                let whole = match method {
-                    Method::Nat => Packet::udp(us(family), (server, port), &data),
-                    _ => Packet::udp(us(family), (vip(family), 80), &data),
-                };
-                let inner = onward(&piece(whole, part, id));
-                to_host(
-                    Nic::Back,
-                    11,
-                    match method {
-                        Method::Tunnel => {
-                            let ttl = inner.ttl;
-                            let outer =
-                                Packet::new(Nic::Back.host(family, 1), server, Body::Ip(Box::new(inner)));
-                            outer.with(|p| (p.ttl, p.id) = (ttl, None))
-                        }
-                        _ => inner,
-                    },
-                )
-            };
+            let asked =
+                |id, part| from_client(piece(Packet::udp(us(family), (vip(family), 80), &data), part, id));
+            let server = (Nic::Back.host(family, 11), port);
+            let answer =
+                |id, part| from_host(Nic::Back, 11, piece(Packet::udp(server, us(family), &data), part, id));
             let dests = [dest(Nic::Back, family, 11, port, method)];
             let rules = service(family, Proto::UDP, 80, Scheduler::Rr);
-            let overtaking = from_client(asked(0x77, LATER));
-            let elsewhere =
-                piece(Packet::udp((client(family, 8), 1025), (vip(family), 80), &data), LATER, 0x78);
-            cases.push(
-                Case::new(format!("fragments {family:?} {method:?}"), rules, &dests)
-                    .drops(&from_client(asked(0x70, LATER)), Reason::FragmentUnknown)
-                    .forwards(Nic::Front, Way::Redirect, &from_client(asked(0x71, FIRST)), sent(0x71, FIRST))
-                    .forwards(Nic::Front, Way::Redirect, &from_client(asked(0x71, LATER)), sent(0x71, LATER))
-                    .forwards(Nic::Front, Way::Redirect, &overtaking, sent(0x77, LATER))
-                    .forwards(Nic::Front, Way::Redirect, &from_client(asked(0x77, FIRST)), sent(0x77, FIRST))
-                    .step(Step::Traffic(0, [4, 0, 1]))
-                    // Another client's is none of these.
-                    .drops(&from_client(elsewhere), Reason::FragmentUnknown)
-                    .step(Step::Delete(0))
-                    .drops(&from_client(asked(0x79, LATER)), Reason::DestGone)
-                    .step(Step::Wait(301))
-                    .step(Step::Sweep)
-                    .passes(&from_client(asked(0x7a, LATER)), Reason::NoConnection),
-            );
+            let case = with_a_loop(Case::new(format!("fragments {family:?} {method:?}"), rules, &dests));
+            let send = |nic, frame: Frame, expect| Step::Send(nic, frame.bytes(), expect);
+            let waits = || Expect::Drops(Reason::FragmentHeld);
+            let mut case = case
+                .step(send(Nic::Front, asked(0x71, LATER), waits()))
+                .step(send(Nic::Front, asked(0x71, LATER), waits()))
+                .step(send(Nic::Front, asked(0x71, FIRST), to_the_loop(asked(0x71, FIRST))))
+                // What was before says nothing of what comes now.
+                .step(send(Nic::Front, asked(0x72, LATER), waits()));
+            if method == Method::Nat {
+                case = case.step(send(Nic::Back, answer(0x71, LATER), waits())).step(send(
+                    Nic::Back,
+                    answer(0x71, FIRST),
+                    to_the_loop(answer(0x71, FIRST)),
+                ));
+            }
+            // Nothing is counted on the way to the loop.
+            cases.push(case.step(Step::Entries(0, 0)).step(Step::Traffic(0, [0, 0, 0])));
         }
     }
     run_all(&cases)
 }
 
-fn fragments_of_answers_out_of_order() -> Result<()> {
+/// What cannot wait is dropped, by name: without a loop, of a tagged frame, of more than there is room for, in a frame that
+/// is too long.
+fn fragments_that_cannot_wait() -> Result<()> {
     let mut cases = Vec::new();
     for family in FAMILIES {
-        let data = vec![3; 100];
-        let server = (Nic::Back.host(family, 11), 8080);
-        let dests = [dest(Nic::Back, family, 11, 8080, Method::Nat)];
-        let asked = Packet::udp(us(family), (vip(family), 80), b"hello");
-        let passed_on = onward(&Packet::udp(us(family), server, b"hello"));
-        let answer =
-            |id, part| from_host(Nic::Back, 11, piece(Packet::udp(server, us(family), &data), part, id));
-        let sent =
-            |id, part| to_client(onward(&piece(Packet::udp((vip(family), 80), us(family), &data), part, id)));
-        let overtaking = answer(0x77, LATER);
-        let alone =
-            Step::Send(Nic::Back, answer(0x70, LATER).bytes(), Expect::Drops(Reason::FragmentUnknown));
+        let data = vec![3; 3000];
+        let packet = Packet::udp(us(family), (vip(family), 80), &data);
+        let later = |from, to| Part { from, to: Some(to) };
+        let of = |id, part| from_client(piece(packet.clone(), part, id));
+        let new = |what: &str| {
+            let dests = [dest(Nic::Back, family, 11, 80, Method::Route)];
+            Case::new(format!("{what} {family:?}"), service(family, Proto::UDP, 80, Scheduler::Rr), &dests)
+        };
+        let unknown = Reason::FragmentUnknown;
+        cases.push(new("no loop").drops(&of(1, LATER_SHORT), unknown));
+        cases.push(with_a_loop(new("tagged")).drops(&of(1, LATER_SHORT).tagged(&[5]), unknown));
+        let headers = if family == Family::V4 { 14 + 20 } else { 14 + 40 + 8 };
+        let most = fragments::LONGEST as usize - headers;
         cases.push(
-            Case::new(format!("answers {family:?}"), service(family, Proto::UDP, 80, Scheduler::Rr), &dests)
-                .forwards(Nic::Front, Way::Redirect, &from_client(asked), to_host(Nic::Back, 11, passed_on))
-                .step(alone)
-                .replies(Nic::Back, Way::Redirect, &answer(0x71, FIRST), sent(0x71, FIRST))
-                .replies(Nic::Back, Way::Redirect, &answer(0x71, LATER), sent(0x71, LATER))
-                .replies(Nic::Back, Way::Redirect, &overtaking, sent(0x77, LATER))
-                .replies(Nic::Back, Way::Redirect, &answer(0x77, FIRST), sent(0x77, FIRST))
-                .step(Step::Traffic(0, [1, 4, 1])),
+            with_a_loop(new("long"))
+                .drops(&of(1, later(48, 48 + most)), Reason::FragmentHeld)
+                .drops(&of(1, later(48, 48 + most + 1)), unknown),
         );
+        let many = (0..fragments::MOST)
+            .fold(with_a_loop(new("many")), |case, _| case.drops(&of(1, LATER_SHORT), Reason::FragmentHeld));
+        cases.push(many.drops(&of(1, LATER_SHORT), unknown).drops(&of(2, LATER_SHORT), Reason::FragmentHeld));
     }
     run_all(&cases)
 }

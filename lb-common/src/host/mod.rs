@@ -18,6 +18,7 @@ pub use rules::{Memory, Rules};
 pub use tables::{HostTables, Sizes};
 
 use crate::defence;
+use crate::fragments;
 use crate::pipeline;
 use crate::reason::Verdict;
 use crate::slow;
@@ -28,7 +29,11 @@ pub fn run(tables: &HostTables, frame: &mut SliceFrame) -> Verdict {
     let mut space = pipeline::Workspace::default();
     let mut verdict = pipeline::process(frame, tables, &mut space);
     if verdict == Verdict::LATER {
-        verdict = slow::process(frame, tables, &mut space);
+        verdict = if space.rest.is_of_fragment() {
+            fragments::process(frame, tables, &mut space)
+        } else {
+            slow::process(frame, tables, &mut space)
+        };
     }
     tables.count_reason(verdict.counter());
     verdict

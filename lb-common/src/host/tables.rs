@@ -3,7 +3,7 @@
 
 use core::ops::ControlFlow;
 use std::boxed::Box;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::vec::Vec;
 
@@ -13,15 +13,17 @@ use crate::addr::{Addr, Family};
 use crate::cell::{Cell32, Cell64};
 use crate::conn::{Bucket4, Bucket6};
 use crate::dest::{self, Dest, Hop, SharedHop};
+use crate::fragments::{FragKey, HeldKey, Ports, Waiting};
 use crate::ip::{Address, Ip};
 use crate::mark::{self, MarkRule};
+use crate::packet::Packet;
 use crate::reason::{self, Reason};
 use crate::sched::{CacheKey, Cached};
 use crate::service::{SchedState, Service, ServiceKey};
 use crate::settings::Settings;
 use crate::sip::Call;
 use crate::siphash::Key;
-use crate::tables::{Control, Counters, Direction, FILTER_BITS, FragKey, RouteQuery, Tables};
+use crate::tables::{Control, Counters, Direction, FILTER_BITS, RouteQuery, Tables};
 
 /// How much of everything there is.
 #[derive(Clone, Copy, Debug)]
@@ -148,7 +150,9 @@ pub struct HostTables {
     controls: Mutex<HashMap<u64, Control>>,
     calls: Mutex<HashMap<u64, Call>>,
     most_controls: usize,
-    fragments: Mutex<HashMap<FragKey, u32>>,
+    fragments: Mutex<HashMap<FragKey, Ports>>,
+    waiting: Mutex<HashMap<FragKey, Waiting>>,
+    held: Mutex<HashSet<HeldKey>>,
     routes: RwLock<Vec<Route>>,
     clock: Cell32,
     dice: Cell32,
@@ -194,6 +198,8 @@ impl HostTables {
             calls: Mutex::new(HashMap::new()),
             most_controls: sizes.controls as usize,
             fragments: Mutex::new(HashMap::new()),
+            waiting: Mutex::new(HashMap::new()),
+            held: Mutex::new(HashSet::new()),
             routes: RwLock::new(Vec::new()),
             clock: Cell32::new(1_000_000),
             dice: Cell32::new(1),
@@ -401,11 +407,24 @@ impl Tables for HostTables {
     fn call_drop(&self, key: u64) {
         lock(&self.calls).remove(&key);
     }
-    fn fragment_put(&self, key: &FragKey, ports: u32) {
-        lock(&self.fragments).insert(*key, ports);
+    fn fragment_put(&self, key: &FragKey, ports: &Ports) {
+        lock(&self.fragments).insert(*key, *ports);
     }
-    fn fragment_get(&self, key: &FragKey) -> Option<u32> {
+    fn fragment_get(&self, key: &FragKey) -> Option<Ports> {
         lock(&self.fragments).get(key).copied()
+    }
+    fn waiting<R>(&self, key: &FragKey, ask: impl FnOnce(&Waiting) -> R) -> Option<R> {
+        lock(&self.waiting).get(key).map(ask)
+    }
+    fn waiting_make(&self, key: &FragKey) {
+        lock(&self.waiting).entry(*key).or_default();
+    }
+    // Nobody asks for the copy: there is no loop here.
+    fn hold<P: Packet>(&self, _: &P, key: &HeldKey) -> bool {
+        lock(&self.held).insert(*key)
+    }
+    fn unhold(&self, key: &HeldKey) -> bool {
+        lock(&self.held).remove(key)
     }
     fn count(&self, dest: u32, direction: Direction, bytes: u32) {
         if let Some(c) = self.stats.get(dest as usize) {

@@ -23,7 +23,7 @@ use super::reap::reap;
 use super::route::{self, Nic};
 use super::store::open_or_make;
 use super::table::Table;
-use super::{local, status, syscall};
+use super::{fragments, local, status, syscall};
 use crate::verbs::attach::Mode;
 
 /// Links are pinned by this and the NIC's name.
@@ -40,7 +40,8 @@ const FRESH: &str = "new:";
 /// Stands for a dot in a NIC's name: a pin's name may not have one, and a NIC's may not have this.
 const DOT: &str = ":";
 
-const NATIVE: u32 = 1 << 2;
+/// Of a link: in the driver.
+pub const NATIVE: u32 = 1 << 2;
 const GENERIC: u32 = 1 << 1;
 
 /// Attaches to NICs; the lines to print.
@@ -75,6 +76,9 @@ pub fn attach(dir: &Path, names: &[String], mode: Mode, connections: Option<u32>
     if let Err(error) = watch_output(dir, &ebpf) {
         said.push(format!("replies of servers on this machine itself are not translated: {error:#}"));
     }
+    if let Err(error) = fragments::attach(dir, &mut ebpf, rules.settings()?) {
+        said.push(format!("fragments that come before their first are dropped: {error:#}"));
+    }
     for name in ["lb", "lb_control"] {
         replace_pin(program(&ebpf, name)?, &dir.join(name))?;
     }
@@ -106,8 +110,11 @@ fn wanted<'a>(nics: &'a [Nic], names: &[String]) -> Result<Vec<&'a Nic>> {
     let mut wanted: Vec<&Nic> = Vec::new();
     for name in names {
         let nic = nics.iter().find(|nic| nic.name == *name).with_context(|| {
-            let known: Vec<&str> =
-                nics.iter().filter(|nic| !nic.loopback).map(|nic| nic.name.as_str()).collect();
+            let known: Vec<&str> = nics
+                .iter()
+                .filter(|nic| !nic.loopback && !fragments::is_end(nic))
+                .map(|nic| nic.name.as_str())
+                .collect();
             format!("{name}: no such interface (there are: {})", known.join(", "))
         })?;
         ensure!(!nic.loopback, "{name} is the loopback interface: attach to the one traffic comes in on");
@@ -194,7 +201,8 @@ fn allow_lookups() {
     }
 }
 
-fn program<'a>(ebpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>> {
+/// A loaded program.
+pub fn program<'a>(ebpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>> {
     let program = ebpf.program(name).with_context(|| format!("there is no program {name}"))?;
     Ok(program.fd().with_context(|| format!("the program {name} is not loaded"))?.as_fd())
 }
@@ -366,7 +374,7 @@ fn link_path(dir: &Path, prefix: &str, nic: &str) -> PathBuf {
 }
 
 /// Pins in the place of what was pinned there.
-fn replace_pin(object: BorrowedFd<'_>, path: &Path) -> Result<()> {
+pub fn replace_pin(object: BorrowedFd<'_>, path: &Path) -> Result<()> {
     let mut name = OsString::from(FRESH);
     name.push(path.file_name().unwrap_or_default());
     let fresh = path.with_file_name(name);
@@ -470,6 +478,9 @@ fn take_off(dir: &Path, names: &[String], prefix: &str, purge: bool) -> Result<V
     }
     if prefix == LINK && (all || names.len() == links.len()) {
         local::detach(dir)?;
+        // Tables that cannot be read are no reason to leave the NICs.
+        let rules = Rules::open(dir).ok().flatten();
+        fragments::detach(dir, rules.as_ref().and_then(|rules| rules.settings().ok()))?;
     }
     Ok(said)
 }

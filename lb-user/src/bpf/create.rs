@@ -253,7 +253,9 @@ pub fn programs(dir: &Path, sizes: &Sizes, undo: &mut Undo) -> Result<(Ebpf, Pro
     }
     let mut ebpf = loader.load(object()?).context("creating the connection tables")?;
     let stages = program::load_stages(&mut ebpf, load)?;
-    load(&mut ebpf, "lb_control")?;
+    for name in ["lb_control", "lb_copies", "lb_copy"] {
+        load(&mut ebpf, name)?;
+    }
     local::load(&mut ebpf)?;
     output::load(&mut ebpf)?;
     for spec in missing {

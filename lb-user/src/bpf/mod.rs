@@ -22,6 +22,7 @@
 //! | [`netlink`], [`route`] | asking the kernel about NICs, routes and neighbours |
 //! | [`attach`], [`status`] | what the verbs do |
 //! | [`local`], [`output`] | hooks for clients and for servers on the balancer itself |
+//! | [`fragments`] | the loop for fragments that come before their first |
 //! | [`reap`] | instances whose namespace is gone |
 
 pub mod attach;
@@ -32,6 +33,7 @@ pub mod clock;
 pub mod conns;
 pub mod create;
 pub mod dests;
+pub mod fragments;
 pub mod lists;
 pub mod local;
 pub mod lock;

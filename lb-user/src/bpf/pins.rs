@@ -9,13 +9,14 @@ use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{MapData, MapError, MapType};
 use lb_common::conn::{Bucket4, Bucket6};
 use lb_common::dest::{Dest, SharedHop};
+use lb_common::fragments::{FragKey, Ports};
 use lb_common::local::{Other, Peer};
 use lb_common::mark::{MOST, MarkRule};
 use lb_common::sched::{CacheKey, Cached};
 use lb_common::service::{SchedState, Service, ServiceKey};
 use lb_common::settings::Settings;
 use lb_common::sip::Call;
-use lb_common::tables::{Control, Counters, FILTER_BITS, FragKey, LAYOUT};
+use lb_common::tables::{Control, Counters, FILTER_BITS, LAYOUT};
 
 use super::bpffs::outside;
 use super::memory::{Access, Mapped};
@@ -94,7 +95,7 @@ pub const TRAFFIC: [Spec; 14] = [
         name: "fragments",
         kind: MapType::LruHash,
         key: size_of::<FragKey>(),
-        value: 4,
+        value: size_of::<Ports>(),
         entries: Some(8192),
         flags: 0,
     },

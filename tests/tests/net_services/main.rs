@@ -1,5 +1,6 @@
 //! Services other than by address, and what else a service can be: by mark, SCTP, scheduled by the packet.
 
+mod fragments;
 mod ftp;
 mod here;
 mod marks;
@@ -17,6 +18,7 @@ lb_tests::tests! {
     values_of_sysctls,
     sysctls_work,
     files_by_ftp,
+    fragments_wait_for_their_first,
     a_request_that_fails_says_why,
     a_server_on_the_balancer_itself,
     datagrams_to_the_balancer_itself,
@@ -24,6 +26,7 @@ lb_tests::tests! {
     the_hook_for_replies_comes_and_goes,
 }
 
+use fragments::*;
 use ftp::*;
 use here::*;
 use marks::*;

@@ -1,8 +1,9 @@
 //! The tests of real traffic in namespaces, on the other kernel: with its veth, its routes, and real tunnel devices on the
 //! real servers.
 //!
-//! Everybody runs the first lab of each method, and the tunnels that only the guest's kernel has devices for: these are
-//! in this very program, which the guest runs as well. `LB_TESTS_FULL=1` adds the suites of the net layer as a whole.
+//! Everybody runs the first lab of each method, fragments out of their order, and the tunnels that only the guest's kernel
+//! has devices for: these are in this very program, which the guest runs as well. `LB_TESTS_FULL=1` adds the suites of the
+//! net layer as a whole.
 
 mod tunnels;
 
@@ -43,7 +44,10 @@ fn main() -> ExitCode {
 }
 
 fn sample() -> Result<()> {
-    in_guest(&[("net_labs", "first_lab"), ("vm_net", "")], Duration::from_secs(900))
+    in_guest(
+        &[("net_labs", "first_lab"), ("net_services", "fragments_wait"), ("vm_net", "")],
+        Duration::from_secs(900),
+    )
 }
 
 fn whole(suite: &str) -> Result<()> {
