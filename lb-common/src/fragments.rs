@@ -239,7 +239,7 @@ pub enum Turn {
 /// Asks for a copy of a first fragment. `seen`: room to take it apart.
 #[inline(always)]
 pub fn turn<F: Ip, P: Packet, T: Tables>(p: &P, t: &T, l3: u32, seen: &mut Seen<F>) -> Turn {
-    if parse::network::<F, P>(p, l3, seen).is_err() || parse::extensions::<F, P>(p, seen).is_err() {
+    if parse::ip::<F, P>(p, l3, seen).is_err() {
         return Turn::Nothing;
     }
     let datagram = FragKey::of(seen);

@@ -66,15 +66,12 @@ fn translate<F: Ip, P: Outgoing, T: Tables>(
         return Err(Reason::FamilyIdle);
     }
     let seen = &mut work.seen;
-    parse::network::<F, P>(p, l3, seen)?;
-    parse::extensions::<F, P>(p, seen)?;
+    parse::ip::<F, P>(p, l3, seen)?;
     seen.now = t.now();
     if related::is_icmp::<F>(seen.proto) {
         return Err(Reason::OtherProtocol);
     }
-    if seen.fragment != Fragment::Later {
-        parse::transport::<F, P>(p, seen)?;
-    }
+    parse::transport::<F, P>(p, seen)?;
     // One without a first is some other socket's.
     if seen.fragment != Fragment::Whole && !fragments::ported(t, seen) {
         return Err(Reason::ReplyUnknown);

@@ -151,9 +151,22 @@ pub fn extensions<F: Ip, P: Bytes>(p: &P, seen: &mut Seen<F>) -> Result<(), Reas
     Err(Reason::Malformed)
 }
 
-/// Ports and event of TCP, UDP and SCTP.
+/// The IP header with all that stands between it and the transport header.
+#[inline(always)]
+pub fn ip<F: Ip, P: Bytes>(p: &P, l3: u32, seen: &mut Seen<F>) -> Result<(), Reason> {
+    network::<F, P>(p, l3, seen)?;
+    extensions::<F, P>(p, seen)
+}
+
+/// The transport header, where the packet has one: a later fragment does not.
 #[inline(always)]
 pub fn transport<F: Ip, P: Bytes>(p: &P, seen: &mut Seen<F>) -> Result<(), Reason> {
+    if seen.fragment == Fragment::Later { Ok(()) } else { ports::<F, P>(p, seen) }
+}
+
+/// Ports and event of TCP, UDP and SCTP.
+#[inline(always)]
+pub fn ports<F: Ip, P: Bytes>(p: &P, seen: &mut Seen<F>) -> Result<(), Reason> {
     let room = (seen.l3 + seen.len).saturating_sub(seen.l4);
     match seen.proto {
         Proto::TCP => {

@@ -299,8 +299,7 @@ fn sides<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>, l3: 
         return Err(Reason::FamilyIdle);
     }
     let seen = &mut work.seen;
-    parse::network::<F, P>(p, l3, seen)?;
-    parse::extensions::<F, P>(p, seen)?;
+    parse::ip::<F, P>(p, l3, seen)?;
     seen.now = t.now();
     if related::is_icmp::<F>(seen.proto) {
         return Ok(Step::related());
@@ -308,9 +307,7 @@ fn sides<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>, l3: 
     if !to_us && !from_us {
         return Err(Reason::NotOurs);
     }
-    if seen.fragment != Fragment::Later {
-        parse::transport::<F, P>(p, seen)?;
-    }
+    parse::transport::<F, P>(p, seen)?;
     if seen.fragment != Fragment::Whole
         && let Some(step) = fragments::join(t, seen, p.ingress())
     {

@@ -15,7 +15,7 @@ use std::{fs, io, ptr, slice, thread};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, ProgramArray};
-use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::cell::{Cell32, Cell64};
 use lb_common::conn::{Bucket4, Bucket6, Entry, Ways, ctl};
@@ -394,6 +394,9 @@ impl Program {
         let mut ebpf = loader.load(lb_user::program::PROGRAM).context("loading the object")?;
         let stages = lb_user::program::load_stages(&mut ebpf, load)?;
         load(&mut ebpf, "lb_control")?;
+        let output: &mut SchedClassifier =
+            ebpf.program_mut("lb_output").context("no program lb_output")?.try_into()?;
+        output.load().context("the kernel refuses lb_output")?;
         let maps = Maps::take(&mut ebpf, sizes)?;
         let cards = Nic::ALL.map(|nic| number(nic.name()));
         let sweeps = AtomicBool::new(false);
@@ -501,6 +504,24 @@ impl Engine for Program {
             other => bail!("verdict {other}"),
         };
         Ok(Outcome { way, reason: Reason::ALL[reason], frame })
+    }
+
+    fn send(&mut self, nic: Nic, frame: &[u8]) -> Result<Option<Vec<u8>>> {
+        const UNSPEC: u32 = u32::MAX;
+        let replied = |maps: &Maps| Ok::<_, anyhow::Error>(maps.reasons()?[Reason::Replied as usize]);
+        let before = replied(&self.maps)?;
+        let program: &SchedClassifier =
+            self.ebpf.program("lb_output").context("no program lb_output")?.try_into()?;
+        let mut out = vec![0; frame.len()];
+        let options =
+            TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::new() };
+        let answer = program.test_run(options).with_context(|| format!("sending by {}", nic.name()))?;
+        ensure!(answer.return_value == UNSPEC, "the classifier says {}", answer.return_value);
+        match replied(&self.maps)? - before {
+            0 => ensure!(out == frame, "changed, but not counted"),
+            _ => return Ok(Some(out)),
+        }
+        Ok(None)
     }
 
     fn pass_time(&mut self, seconds: u32) {

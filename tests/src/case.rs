@@ -7,9 +7,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use lb_common::addr::{Addr, Family, Port, Proto, family_of};
-use lb_common::dest::Method;
+use lb_common::dest::{Method, status};
 use lb_common::host::Sizes;
 use lb_common::host::rules::{Memory, NewDest, NewService, Rules, know_all};
 use lb_common::mark::MarkRule;
@@ -178,6 +178,8 @@ pub trait Engine {
     fn reset(&mut self) -> Result<()>;
     /// Runs a frame that came in by a card.
     fn run(&mut self, nic: Nic, frame: &[u8]) -> Result<Outcome>;
+    /// Sends a frame of the balancer's own stack by a card: the frame as it leaves, if it is not as it was.
+    fn send(&mut self, nic: Nic, frame: &[u8]) -> Result<Option<Vec<u8>>>;
     /// Lets time pass.
     fn pass_time(&mut self, seconds: u32);
     /// Puts mark rules in force.
@@ -195,6 +197,10 @@ pub trait Engine {
 pub enum Step {
     /// A packet comes in by a card.
     Send(Nic, Vec<u8>, Expect),
+    /// The balancer's own stack sends a packet by a card. It leaves as this frame, or as it is.
+    Own(Nic, Vec<u8>, Option<Box<Frame>>),
+    /// A dest is on the balancer itself.
+    Local(u32),
     /// The counts of a dest: active, inactive.
     Counts(u32, u32, u32),
     /// The templates of a dest.
@@ -318,6 +324,12 @@ pub fn set_up<M: Memory>(rules: &mut Rules, memory: &M, wanted: &[(NewService, V
 fn take<E: Engine>(engine: &mut E, rules: &mut Rules, step: &Step) -> Result<()> {
     match step {
         Step::Send(nic, frame, expect) => expect.check(frame, &engine.run(*nic, frame)?),
+        Step::Own(nic, frame, expected) => match (engine.send(*nic, frame)?, expected) {
+            (Some(got), Some(expected)) => same_bytes(&got, &expected.fitted(&got)),
+            (None, None) => Ok(()),
+            (Some(got), None) => bail!("it leaves as {}", hex(&got)),
+            (None, Some(_)) => bail!("it leaves as it is"),
+        },
         Step::Counts(dest, active, inactive) => {
             let slot = engine.memory().dest(*dest).context("no such dest")?;
             let (is_active, total) = (slot.active.load(), slot.total.load());
@@ -355,6 +367,11 @@ fn take<E: Engine>(engine: &mut E, rules: &mut Rules, step: &Step) -> Result<()>
 fn change<E: Engine>(engine: &mut E, rules: &mut Rules, step: &Step) -> Result<()> {
     match step {
         Step::Weight(dest, weight) => rules.set_weight(engine.memory(), *dest, *weight),
+        Step::Local(dest) => {
+            let slot = engine.memory().dest(*dest).context("no such dest")?;
+            slot.status.store(slot.status.load() | status::LOCAL);
+            engine.memory().settings().local_dests.store(1);
+        }
         Step::Delete(dest) => rules.delete_dest(engine.memory(), *dest),
         Step::Add(service, new, number) => {
             same("dest number", rules.add_dest(engine.memory(), *service, new), *number)?;
@@ -411,6 +428,7 @@ pub fn hex(bytes: &[u8]) -> String {
 fn short(step: &Step) -> String {
     match step {
         Step::Send(nic, frame, _) => format!("{} bytes come in by {}", frame.len(), nic.name()),
+        Step::Own(nic, frame, _) => format!("the stack sends {} bytes by {}", frame.len(), nic.name()),
         other => format!("{other:?}"),
     }
 }

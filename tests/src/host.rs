@@ -1,6 +1,6 @@
 //! The host engine in the cases' world.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use lb_common::addr::{Addr, Family};
 use lb_common::conn::{Entry, Ways, bound, ctl, tag};
 use lb_common::dest::{Hop, Route};
@@ -93,6 +93,13 @@ impl Engine for Host {
         };
         let reason = verdict.reason().context("a verdict without a reason")?;
         Ok(Outcome { way, reason, frame: frame.bytes().to_vec() })
+    }
+
+    fn send(&mut self, nic: Nic, frame: &[u8]) -> Result<Option<Vec<u8>>> {
+        let mut sent = SliceFrame::new(frame, number(nic));
+        let verdict = host::send(&self.tables, &mut sent);
+        ensure!(verdict.action() != Action::Drop, "dropped: {verdict:?}");
+        Ok((verdict.reason() == Some(Reason::Replied)).then(|| sent.bytes().to_vec()))
     }
 
     fn pass_time(&mut self, seconds: u32) {

@@ -3,9 +3,15 @@
 use std::vec;
 use std::vec::Vec;
 
+use crate::addr::{Port, Proto};
 use crate::checksum;
+use crate::forward::nat;
+use crate::ip::Ip;
+use crate::output::Outgoing;
 use crate::packet::{Bytes, Packet};
-use crate::wire::Wire;
+use crate::parse::{Fragment, Seen};
+use crate::reason::Reason;
+use crate::wire::{UdpHdr, Wire};
 
 /// Room in front of a frame: what XDP gives less what the kernel keeps there.
 pub const HEADROOM: usize = 256 - 40;
@@ -84,6 +90,20 @@ impl Packet for SliceFrame {
 
     fn sum(&mut self, off: u32, len: u32) -> Option<u32> {
         self.part(off, len as usize).map(checksum::sum)
+    }
+}
+
+impl Outgoing for SliceFrame {
+    fn set_source<F: Ip>(&mut self, seen: &Seen<F>, addr: &F::Addr, port: Port) -> Result<(), Reason> {
+        // What the stack sends without a checksum stays without.
+        let unsummed = seen.proto == Proto::UDP
+            && seen.fragment != Fragment::Later
+            && self.at::<UdpHdr>(seen.l4).is_some_and(|udp| udp.check == [0; 2]);
+        nat::rewrite(self, seen, nat::Side::Source, addr, port)?;
+        if unsummed && let Some(udp) = self.at_mut::<UdpHdr>(seen.l4) {
+            udp.check = [0; 2];
+        }
+        Ok(())
     }
 }
 

@@ -19,8 +19,9 @@ pub use tables::{HostTables, Sizes};
 
 use crate::defence;
 use crate::fragments;
+use crate::output;
 use crate::pipeline;
-use crate::reason::Verdict;
+use crate::reason::{Action, Reason, Verdict};
 use crate::slow;
 use crate::tables::Tables;
 
@@ -36,6 +37,18 @@ pub fn run(tables: &HostTables, frame: &mut SliceFrame) -> Verdict {
         };
     }
     tables.count_reason(verdict.counter());
+    verdict
+}
+
+/// Takes a frame that this machine itself sends through the balancer: [`output`]. Nothing is counted of what is not a reply.
+pub fn send(tables: &HostTables, frame: &mut SliceFrame) -> Verdict {
+    if !output::wanted(tables) {
+        return Reason::NotOurs.into();
+    }
+    let verdict = output::process(frame, tables, &mut pipeline::Workspace::default());
+    if verdict.action() == Action::Drop || verdict.reason() == Some(Reason::Replied) {
+        tables.count_reason(verdict.counter());
+    }
     verdict
 }
 
