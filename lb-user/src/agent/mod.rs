@@ -9,6 +9,7 @@
 //! | [`remember`] | what outlives the process: whose services are whose, what checks were |
 //! | [`drains`] | which dests are to take no new connections |
 //! | [`keeper`] | all of it together, without a loop |
+//! | [`network`] | what happens to routes and neighbours |
 //! | [`run`] | the loop: signals, clock, systemd |
 //! | [`script`], [`fifo`] | telling others |
 //! | [`metrics`] | telling Prometheus |
@@ -22,6 +23,7 @@ pub mod fifo;
 pub mod keeper;
 pub mod log;
 pub mod metrics;
+pub mod network;
 pub mod remember;
 pub mod run;
 pub mod script;

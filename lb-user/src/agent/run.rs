@@ -19,6 +19,7 @@ use super::config::{self, Loaded};
 use super::keeper::Keeper;
 use super::metrics::view::{Holdings, Loading, View};
 use super::metrics::{page, serve};
+use super::network;
 use super::remember::Memory;
 use crate::control::store::Store;
 
@@ -31,6 +32,8 @@ pub struct Options {
     pub id: String,
     /// Stopping takes the services away.
     pub purge_on_exit: bool,
+    /// Where the tables are pinned, for what is done to them beside the loop.
+    pub pins: PathBuf,
 }
 
 /// The metrics endpoint.
@@ -65,6 +68,7 @@ pub fn run(store: impl Store, memory: Memory, options: &Options, metrics: Option
     if let Some(metrics) = metrics {
         show(metrics, sender.clone());
     }
+    follow_network(options.pins.clone());
     keep(Keeper::new(store, memory, reports_to(sender)), options, config, inputs)
 }
 
@@ -136,6 +140,15 @@ fn listen(sender: &mpsc::UnboundedSender<Input>) -> Result<()> {
         }
     });
     Ok(())
+}
+
+/// Has dests follow the network. Without it, packets still ask the kernel about once a second.
+fn follow_network(pins: PathBuf) {
+    tokio::spawn(async move {
+        if let Err(why) = network::follow(pins).await {
+            error!("changes of the network are not followed any more: {why:#}");
+        }
+    });
 }
 
 /// Serves metrics: the agent's part is asked of the loop, the tables are read beside it.

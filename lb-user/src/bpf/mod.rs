@@ -20,6 +20,7 @@
 //! | [`conns`] | reading the connection table |
 //! | [`store`] | all of it behind [`crate::control::store::Store`] |
 //! | [`netlink`], [`route`] | asking the kernel about NICs, routes and neighbours |
+//! | [`follow`] | ways to dests when the network changes |
 //! | [`attach`], [`status`] | what the verbs do |
 //! | [`local`], [`output`] | hooks for clients and for servers on the balancer itself |
 //! | [`fragments`] | the loop for fragments that come before their first |
@@ -33,6 +34,7 @@ pub mod clock;
 pub mod conns;
 pub mod create;
 pub mod dests;
+pub mod follow;
 pub mod fragments;
 pub mod lists;
 pub mod local;

@@ -236,6 +236,24 @@ impl Router {
         self.neighbour_state(way).map_or(true, |state| state & VALID != 0)
     }
 
+    /// Neighbours that do not answer, by NIC and address.
+    pub fn silent(&mut self) -> Result<HashSet<(u32, IpAddr)>> {
+        let mut silent = HashSet::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut question = NeighbourMessage::default();
+            question.header.family = family;
+            let question = RouteNetlinkMessage::GetNeighbour(question);
+            let answers = self.netlink().and_then(|netlink| netlink.ask(question, NLM_F_DUMP));
+            for answer in answers.context("asking for the neighbours")? {
+                let RouteNetlinkMessage::NewNeighbour(found) = answer else { continue };
+                if u16::from(found.header.state) & SILENT != 0 {
+                    silent.extend(destination(&found).map(|addr| (found.header.ifindex, addr)));
+                }
+            }
+        }
+        Ok(silent)
+    }
+
     /// The kernel's bits for what it knows of a next hop, 0 if nothing.
     fn neighbour_state(&mut self, way: &Way) -> io::Result<u16> {
         let question = RouteNetlinkMessage::GetNeighbour(neighbour(way));
@@ -249,6 +267,17 @@ impl Router {
 
 /// A neighbour's states PERMANENT and NOARP.
 const SET_BY_HAND: u16 = 0x80 | 0x40;
+/// FAILED and INCOMPLETE: a neighbour that is kept up goes from one to the other while it does not answer.
+const SILENT: u16 = 0x20 | 0x01;
+
+/// Whom a message is about.
+pub fn destination(message: &NeighbourMessage) -> Option<IpAddr> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(addr)) => Some((*addr).into()),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(addr)) => Some((*addr).into()),
+        _ => None,
+    })
+}
 
 fn neighbour(way: &Way) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();

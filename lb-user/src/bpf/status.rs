@@ -1,6 +1,8 @@
 //! What `lb-user status` and the metrics tell of the tables and NICs.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
@@ -14,7 +16,9 @@ use super::attach::{LINK, count, links};
 use super::create::Sizes;
 use super::lock::{self, Hold};
 use super::pins::{self, Rules, traffic};
-use super::{bpffs, route, syscall};
+use super::route::{Nic, Router};
+use super::table::Table;
+use super::{bpffs, dests, route, syscall};
 
 /// The mode a NIC's program runs in.
 pub fn mode_name(xdp: Option<(u8, u32)>) -> &'static str {
@@ -71,6 +75,17 @@ pub struct Tables {
     pub v6: Family,
 }
 
+/// A next hop of dests that does not answer.
+#[derive(Clone, Debug)]
+pub struct DeadNeighbour {
+    /// Its address: a dest's, or a gateway's.
+    pub address: IpAddr,
+    /// The NIC it should be behind.
+    pub interface: String,
+    /// How many dests are reached by it.
+    pub dests: usize,
+}
+
 /// All of it.
 #[derive(Clone, Debug)]
 pub struct Status {
@@ -84,6 +99,8 @@ pub struct Status {
     pub services: usize,
     /// How many dests they have together.
     pub dests: usize,
+    /// Next hops that do not answer.
+    pub dead_neighbours: Vec<DeadNeighbour>,
     /// None before the first attachment.
     pub tables: Option<Tables>,
     /// What became of how many packets; empty before the first attachment.
@@ -95,19 +112,20 @@ pub fn read(dir: &Path) -> Result<Status> {
     let _lock = lock::take(dir, Hold::Shared)?;
     let rules = Rules::open(dir)?;
     let (services, dests) = rules.as_ref().map_or(Ok((0, 0)), count)?;
+    let nics = route::nics()?;
     Ok(Status {
         pins: bpffs::outside(dir).display().to_string(),
-        interfaces: interfaces(dir)?,
+        interfaces: interfaces(dir, &nics)?,
         program: program(dir),
         services,
         dests,
+        dead_neighbours: rules.as_ref().map_or(Ok(Vec::new()), |rules| dead_neighbours(rules, &nics))?,
         tables: tables(dir)?,
         reasons: reasons(dir)?,
     })
 }
 
-fn interfaces(dir: &Path) -> Result<Vec<Interface>> {
-    let nics = route::nics()?;
+fn interfaces(dir: &Path, nics: &[Nic]) -> Result<Vec<Interface>> {
     let mut all = Vec::new();
     for (name, link) in links(dir, LINK)? {
         let (id, index) = syscall::xdp_link(link.as_fd()).with_context(|| format!("asking about {name}"))?;
@@ -122,6 +140,26 @@ fn interfaces(dir: &Path) -> Result<Vec<Interface>> {
         });
     }
     Ok(all)
+}
+
+/// Ways are looked up only if somebody does not answer.
+fn dead_neighbours(rules: &Rules, nics: &[Nic]) -> Result<Vec<DeadNeighbour>> {
+    let mut router = Router::default();
+    let silent = router.silent()?;
+    if silent.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut dead: BTreeMap<(IpAddr, u32), usize> = BTreeMap::new();
+    for slot in Table::read(rules)?.rows.values().flat_map(|row| &row.list) {
+        let Some(dest) = rules.dests.get(*slot) else { continue };
+        let way = router.way(&dests::id(dest).addr)?;
+        if silent.contains(&(way.egress, way.next)) {
+            *dead.entry((way.next, way.egress)).or_default() += 1;
+        }
+    }
+    let name = |index: u32| nics.iter().find(|nic| nic.index == index).map_or("", |nic| &nic.name).to_owned();
+    let row = |((address, index), dests)| DeadNeighbour { address, interface: name(index), dests };
+    Ok(dead.into_iter().map(row).collect())
 }
 
 /// The program that runs, if one was ever attached.
@@ -172,6 +210,7 @@ impl Status {
                 "program_id": nic.program_id,
             })
         };
+        let dead = |dead: &DeadNeighbour| json!({ "address": dead.address.to_string(), "interface": dead.interface, "dests": dead.dests });
         let program = |program: &Program| json!({ "name": "lb", "id": program.id, "tag": program.tag });
         let reason = |(reason, count): &(Reason, u64)| json!({ "label": reason.label(), "text": reason.text(), "count": count });
         json!({
@@ -182,6 +221,7 @@ impl Status {
             "program": self.program.as_ref().map(program),
             "services": self.services,
             "dests": self.dests,
+            "dead_neighbours": self.dead_neighbours.iter().map(dead).collect::<Vec<_>>(),
             "tables": tables,
             "reasons": self.reasons.iter().map(reason).collect::<Vec<_>>(),
         })
@@ -199,6 +239,9 @@ impl Status {
         }
         writeln!(out, "Version {}, layout {LAYOUT}, pins in {}", env!("CARGO_PKG_VERSION"), self.pins)?;
         writeln!(out, "{} services, {} dests", self.services, self.dests)?;
+        for DeadNeighbour { address, interface, dests } in &self.dead_neighbours {
+            writeln!(out, "Neighbour {address} on {interface} does not answer: {dests} dests behind it")?;
+        }
         if let Some(Tables { v4, v6, .. }) = self.tables {
             writeln!(
                 out,

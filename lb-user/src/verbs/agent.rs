@@ -46,7 +46,8 @@ pub fn run(args: &Args) -> Result<()> {
     let pins = bpffs::instance(args.pins.wanted().as_deref())?;
     let memory = Memory::hold(&pins, args.state.as_deref())?;
     let id = args.id.clone().unwrap_or_else(config::host_id);
-    let options = Options { file: args.file.clone(), id, purge_on_exit: args.purge_on_exit };
+    let options =
+        Options { file: args.file.clone(), id, purge_on_exit: args.purge_on_exit, pins: pins.clone() };
     let metrics = args.metrics.map(|at| metrics(at, &pins, &args.pins)).transpose()?;
     run::run(super::open_store_at(&args.pins)?, memory, &options, metrics)
 }

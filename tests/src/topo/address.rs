@@ -69,13 +69,13 @@ impl Plan {
     }
 
     /// The servers' network with another host number.
-    pub(super) fn behind(&self, host: u8) -> Ipv4Addr {
+    pub fn behind(&self, host: u8) -> Ipv4Addr {
         let [a, b, c, _] = self.servers.first().unwrap_or(&self.vip).octets();
         Ipv4Addr::new(a, b, c, host)
     }
 
     /// A host in the clients' network, where that is not the servers'.
-    pub(super) fn in_front(host: u8) -> Ipv4Addr {
+    pub fn in_front(host: u8) -> Ipv4Addr {
         Ipv4Addr::new(203, 0, 113, host)
     }
 }

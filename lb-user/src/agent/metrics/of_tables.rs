@@ -30,6 +30,10 @@ fn status(page: &mut Page<'_>, status: &Status) -> fmt::Result {
     page.gauges("lb_interface_info", "A NIC the program is attached to, and its mode", nics().map(mode))?;
     let up = |nic: &Interface| ([("interface", nic.name.clone())], u32::from(nic.up));
     page.gauges("lb_interface_up", "1 while the NIC is switched on", nics().map(up))?;
+    let dead = status.dead_neighbours.iter().map(|dead| {
+        ([("address", dead.address.to_string()), ("interface", dead.interface.clone())], dead.dests)
+    });
+    page.gauges("lb_dead_neighbour_dests", "Dests behind a next hop that does not answer", dead)?;
     let families = || {
         let both = status.tables.map(|tables| [("ipv4", tables.v4), ("ipv6", tables.v6)]);
         both.into_iter().flatten().map(|(family, table)| ([("family", family)], table))
