@@ -16,7 +16,7 @@
 //! `V` and `W` are virtual addresses, `S1`, `S2`, … servers, `R1`, `R2`, … the same in the other family, `C1`, `C2`, …
 //! clients; with a port they are written as ipvsadm wants them. `M1` to `M7` are marks. Every case has addresses and marks
 //! of its own, so that none sees another's connections. Options of packets: `ttl=N`, `tos=N`, `len=N` (of the data), `text=T` (the data; `_` is a blank, `\r`, `\n`, `\t` as usual),
-//! `df`, `frag=N` (cut, so many bytes each), `through` (an answer that passes the balancer although it is not
+//! `df`, `frag=N` (cut, so many bytes each), `backwards` (the last fragment first), `through` (an answer that passes the balancer although it is not
 //! translated). ICMP errors quote the last packet that came the other way.
 
 use anyhow::{Context, Result, bail};
@@ -174,7 +174,7 @@ impl Case {
 }
 
 /// Names of packets' options.
-const OPTIONS: [&str; 7] = ["ttl", "tos", "len", "text", "df", "frag", "through"];
+const OPTIONS: [&str; 8] = ["ttl", "tos", "len", "text", "df", "frag", "backwards", "through"];
 
 fn shots(answer: bool, rest: &str) -> Result<Vec<Step>> {
     let words: Vec<&str> = rest.split_whitespace().collect();

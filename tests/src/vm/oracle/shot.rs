@@ -54,10 +54,13 @@ impl Memory {
         if let Some(tos) = shot.number("tos")? {
             packet.tos = tos;
         }
-        let packets = match shot.number("frag")? {
+        let mut packets = match shot.number("frag")? {
             Some(size) => packet.fragments(size),
             None => vec![packet],
         };
+        if shot.has("backwards") {
+            packets.reverse();
+        }
         Ok(packets.into_iter().map(|packet| Frame::new(mac, card, packet).bytes()).collect())
     }
 }

@@ -8,6 +8,7 @@ use super::wire::Wire;
 use super::world::{BACK_MAC, FRONT_MAC, SYSCTLS, addresses, colons};
 use super::{fence, show};
 use crate::net::{Netns, offload, xdp_pass};
+use crate::pace;
 use crate::run::{self, Said};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
@@ -16,6 +17,7 @@ use std::net::IpAddr;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 /// Which balancer.
@@ -188,6 +190,10 @@ impl Side {
         }
         let (near, far) = if shot.answer { (&self.back, &self.front) } else { (&self.front, &self.back) };
         frames.iter().try_for_each(|frame| near.send(frame))?;
+        if shot.has("backwards") {
+            // They wait for each other, which the fence behind them does not.
+            thread::sleep(pace::limit(Duration::from_millis(20)));
+        }
         self.fences += 1;
         near.send(&fence::packet(shot.answer, self.fences).bytes())?;
         let mut seen = fence::collect(near, far, self.fences)?;
