@@ -256,3 +256,36 @@ fn many_services() {
     assert!(apply::carry_out(&mut balancer, &requests).unwrap().is_empty());
     assert!(apply::plan(&wanted, &owned, &balancer.store().services().unwrap()).is_empty());
 }
+
+/// An address is told of while one of its services has somebody to serve, and begins to be once its servers are checked.
+#[tokio::test(flavor = "current_thread")]
+async fn what_is_announced() {
+    let server = |vip: &str, words: &str| {
+        format!(
+            "virtual_server {vip} {{\n protocol TCP\n lb_algo rr\n lb_kind NAT\n {words}\n \
+             real_server 10.1.0.1 80 {{ TCP_CHECK {{ }} }}\n}}\n"
+        )
+    };
+    let config = [
+        server("10.0.0.1 80", "announce lo"),
+        server("10.0.0.1 443", "announce lo\n alpha"),
+        server("10.0.0.2 80", "announce dummy0\n alpha"),
+        server("10.0.0.3 80", "announce dummy0\n alpha\n sorry_server 10.1.0.9 80"),
+        server("10.0.0.4 80", ""),
+        server("10.0.0.5 80", "announce lo").replace("TCP_CHECK { }", ""),
+    ]
+    .concat();
+    let dir = tempfile::tempdir().unwrap();
+    let mut keeper = keeper(&dir, MemoryStore::default());
+    keeper.start(loaded(&dir, &config).config).unwrap();
+    let told: Vec<String> =
+        keeper.announcements().iter().map(|(one, add)| format!("{} {} {add}", one.addr, one.nic)).collect();
+    assert_eq!(told, ["10.0.0.1 lo false", "10.0.0.3 dummy0 false", "10.0.0.5 lo true"]);
+
+    let file = dir.path().join("mark.conf");
+    fs::write(&file, server("fwmark 5", "announce lo")).unwrap();
+    let marked = config::load(&file, "h");
+    let said: Vec<&str> = marked.problems.iter().map(|problem| problem.text.as_str()).collect();
+    assert_eq!(said, ["announce does not go with fwmark: a mark has no address; passed over"]);
+    assert_eq!(marked.config.servers[0].announce, None);
+}

@@ -14,6 +14,7 @@ use lb_tests::packets::{Body, Frame, Packet, Part, checksum, tcp};
 lb_tests::tests!(
     direct_routing,
     direct_routing_keeps_tags_and_padding,
+    a_virtual_mac,
     nat_both_ways,
     nat_of_every_length,
     nat_fills_in_a_missing_udp_checksum,
@@ -57,6 +58,53 @@ fn name(method: &str, family: Family, proto: Proto, more: impl std::fmt::Display
 
 fn each() -> impl Iterator<Item = (Family, Proto)> {
     FAMILIES.into_iter().flat_map(|family| PROTOS.map(|proto| (family, proto)))
+}
+
+/// Frames for a virtual router's MAC address, which is no card's own, are taken like others; what is sent on is from the
+/// card, in both directions, and the virtual address stays where it is.
+fn a_virtual_mac() -> Result<()> {
+    let mut cases = Vec::new();
+    for (family, proto) in each() {
+        let last = if family == Family::V4 { [0x01, 51] } else { [0x02, 51] };
+        let mac = [0x00, 0x00, 0x5e, 0x00, last[0], last[1]];
+        let for_router = |mut frame: Frame| {
+            frame.to = mac;
+            frame
+        };
+        let packet = request(family, proto, b"odd");
+        let rules = service(family, proto, 80, Scheduler::Rr);
+        let sent = to_host(Nic::Front, 21, onward(packet.clone()));
+        let direct = [dest(Nic::Front, family, 21, 80, Method::Route)];
+        cases.push(Case::new(name("virtual MAC, dr", family, proto, ""), rules, &direct).forwards(
+            Nic::Front,
+            Way::Transmit,
+            &for_router(from_client(packet.clone())),
+            sent,
+        ));
+
+        let server = (Nic::Back.host(family, 11), 80);
+        let rules = service(family, proto, 80, Scheduler::Rr);
+        let translated = [dest(Nic::Back, family, 11, 80, Method::Nat)];
+        let inside = onward(between((client(family, 7), 1025), server, proto, b"odd"));
+        let reply = between(server, (client(family, 7), 1025), proto, b"even");
+        let outside = onward(between((vip(family), 80), (client(family, 7), 1025), proto, b"even"));
+        cases.push(
+            Case::new(name("virtual MAC, nat", family, proto, ""), rules, &translated)
+                .forwards(
+                    Nic::Front,
+                    Way::Redirect,
+                    &for_router(from_client(packet)),
+                    to_host(Nic::Back, 11, inside),
+                )
+                .replies(
+                    Nic::Back,
+                    Way::Redirect,
+                    &for_router(from_host(Nic::Back, 11, reply)),
+                    to_client(outside),
+                ),
+        );
+    }
+    run_all(&cases)
 }
 
 fn direct_routing() -> Result<()> {

@@ -1,6 +1,6 @@
 //! The agent without its loop: a configuration, the state of everything in it, and the tables it is kept true in.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -15,6 +15,7 @@ use super::metrics::view::{self, View};
 use super::remember::{Memory, Saved};
 use super::verdict::{Event, State};
 use super::{fifo, script};
+use crate::bpf::announce::Announcement;
 use crate::cli::save::request_line;
 use crate::control::balancer::Balancer;
 use crate::control::model::{ServiceId, Timeouts};
@@ -348,6 +349,32 @@ impl<S: Store> Keeper<S> {
             checks: rs.checks.iter().map(|one| check(&one.spec)).collect(),
         });
         view::once(servers, |rs| rs.name.clone())
+    }
+
+    /// Which addresses a routing daemon may tell of: those of which at least one virtual server has somebody to serve.
+    /// One that is not told of yet waits until each of its servers has been checked, since until then other
+    /// balancers may know better where its connections go: for those the value is false.
+    pub fn announcements(&self) -> BTreeMap<Announcement, bool> {
+        let servers = self.config.servers.iter().zip(&self.states);
+        let serving = servers.filter(|(server, state)| state.has_service(server)).map(|(server, _)| server);
+        let of = |server: &VirtualServer| {
+            let nic = server.announce.clone();
+            let one = |addr| Some(Announcement { addr, nic: nic.clone()? });
+            server.addresses().filter_map(one).collect::<Vec<_>>()
+        };
+        let checked = |addr: IpAddr| {
+            let servers = self.config.servers.iter().filter(|server| server.announce.is_some());
+            let of_it = servers.filter(|server| server.addresses().any(|own| own == addr));
+            let mut checks = of_it.flat_map(|server| &server.servers).flat_map(|rs| &rs.checks);
+            checks.all(|check| self.watches.tally(&check.spec).has_begun())
+        };
+        serving
+            .flat_map(of)
+            .map(|one| {
+                let settled = checked(one.addr);
+                (one, settled)
+            })
+            .collect()
     }
 
     /// The tables.

@@ -7,6 +7,7 @@
 //! | [`verdict`] | what follows from their results: up, down, weights, quorum, sorry server |
 //! | [`apply`] | from what the tables should hold to changes of them |
 //! | [`remember`] | what outlives the process: whose services are whose, what checks were |
+//! | [`announce`] | addresses that a routing daemon tells of |
 //! | [`drains`] | which dests are to take no new connections |
 //! | [`keeper`] | all of it together, without a loop |
 //! | [`network`] | what happens to routes and neighbours |
@@ -15,6 +16,7 @@
 //! | [`metrics`] | telling Prometheus |
 //! | [`log`] | telling people, and the journal |
 
+pub mod announce;
 pub mod apply;
 pub mod check;
 pub mod config;

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
+use super::announce::Announcer;
 use super::check::watch::Report;
 use super::config::model::Config;
 use super::config::problem::Severity;
@@ -79,6 +80,8 @@ fn keep<S: Store>(
     mut inputs: mpsc::UnboundedReceiver<Input>,
 ) -> Result<()> {
     keeper.start(config)?;
+    let mut announcer = Announcer::new(options.pins.clone());
+    announcer.follow(keeper.announcements());
     let mut loading = Loading::default();
     tell_systemd(&[NotifyState::Ready]);
     while let Some(input) = inputs.blocking_recv() {
@@ -92,7 +95,7 @@ fn keep<S: Store>(
                 // Who does not wait for it any more has given up.
                 Input::Look(reply) => drop(reply.send(keeper.view(loading))),
                 Input::Reload => again = true,
-                Input::Stop => return stop(&mut keeper, options),
+                Input::Stop => return stop(&mut keeper, &mut announcer, options),
             }
             next = inputs.try_recv().ok();
         }
@@ -104,13 +107,15 @@ fn keep<S: Store>(
             keeper.tick();
             tell_systemd(&[NotifyState::Watchdog]);
         }
+        announcer.follow(keeper.announcements());
     }
     Ok(())
 }
 
-fn stop<S: Store>(keeper: &mut Keeper<S>, options: &Options) -> Result<()> {
+fn stop<S: Store>(keeper: &mut Keeper<S>, announcer: &mut Announcer, options: &Options) -> Result<()> {
     tell_systemd(&[NotifyState::Stopping]);
     if options.purge_on_exit {
+        announcer.leave();
         keeper.purge()?;
     }
     keeper.rest();

@@ -193,6 +193,11 @@ impl State {
         events.push(Event::Fifo(format!("RS {name} {vs} {}", if up { "UP" } else { "DOWN" })));
     }
 
+    /// Is there anybody who serves: enough live servers, or the sorry server?
+    pub fn has_service(&self, server: &VirtualServer) -> bool {
+        self.quorum_up || server.sorry.is_some()
+    }
+
     /// Do live servers serve, or does the sorry server?
     fn serves(&self, server: &VirtualServer) -> bool {
         self.quorum_up || server.sorry.is_none()

@@ -407,6 +407,11 @@ pub fn links(dir: &Path, prefix: &str) -> Result<BTreeMap<String, OwnedFd>> {
     Ok(links)
 }
 
+/// Is the balancer on a NIC?
+pub fn is_attached(dir: &Path) -> bool {
+    files(dir).is_ok_and(|files| files.iter().any(|name| name.starts_with(LINK)))
+}
+
 fn files(dir: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -22,10 +22,12 @@
 //! | [`netlink`], [`route`] | asking the kernel about NICs, routes and neighbours |
 //! | [`follow`] | ways to dests when the network changes |
 //! | [`attach`], [`status`] | what the verbs do |
+//! | [`announce`] | addresses for a routing daemon to tell of |
 //! | [`local`], [`output`] | hooks for clients and for servers on the balancer itself |
 //! | [`fragments`] | the loop for fragments that come before their first |
 //! | [`reap`] | instances whose namespace is gone |
 
+pub mod announce;
 pub mod attach;
 pub mod bpffs;
 pub mod caches;

@@ -15,7 +15,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::attach::{LINK, REALSERVER, links};
 use super::lock::{self, Hold};
-use super::syscall;
+use super::{create, syscall};
 
 /// Clears the dead among the instances beside `own`. What does not work is left for another time.
 pub fn reap(own: &Path) {
@@ -46,7 +46,7 @@ fn all_gone(dir: &Path) -> bool {
 fn clear(dir: &Path) {
     let Ok(Some(_lock)) = lock::take(dir, Hold::Alone) else { return };
     let files = fs::read_dir(dir).into_iter().flatten().flatten();
-    files.for_each(|file| drop(fs::remove_file(file.path())));
+    files.for_each(|file| drop(create::remove(&file.path())));
     let _ = fs::remove_dir(dir);
 }
 

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::{Pins, say};
-use crate::bpf::{attach, bpffs};
+use crate::bpf::{announce, attach, bpffs};
 
 /// How the program hooks into a NIC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -37,5 +37,6 @@ pub struct Args {
 /// Does it, and says which mode each NIC got.
 pub fn run(args: &Args) -> Result<()> {
     let dir = bpffs::instance(args.pins.wanted().as_deref())?;
-    say(&attach::attach(&dir, &args.interfaces, args.mode, args.connections)?)
+    say(&attach::attach(&dir, &args.interfaces, args.mode, args.connections)?)?;
+    announce::restore(&dir)
 }

@@ -155,6 +155,7 @@ mod tests {
             "lb-user attach eth0 eth1 --mode native --connections 1000000 --bpffs /tmp/bpf",
             "lb-user detach",
             "lb-user detach eth0 --purge",
+            "lb-user detach --grace 30",
             "lb-user status --json",
             "lb-user drain",
             "lb-user drain 10.1.0.2",

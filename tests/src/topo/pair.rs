@@ -1,6 +1,6 @@
-//! Two balancers side by side, one of which has the VIP: [`dr`], [`tun`] and [`nat`] again. Nobody has it to begin with.
+//! Two balancers side by side. Nobody has the VIP to begin with.
 
-use super::plans::{BACK, FRONT, nat_wiring, tun_wiring};
+use super::plans::{BACK, BALANCER, FRONT, ROUTER, nat_wiring, tun_wiring};
 use super::{Dual, Host, Plan, Topology, TunnelEnd, dr_wiring};
 use crate::net::Switch;
 use anyhow::{Context, Result};
@@ -71,6 +71,30 @@ impl Pair {
     /// How many cards each balancer has: eth0, and eth1 under address translation.
     pub fn nics(&self) -> usize {
         1 + usize::from(self.gateway.is_some())
+    }
+
+    /// Direct routing behind a router that knows no way to the VIP yet: both balancers and the servers are on one side of
+    /// it, the client on the other.
+    pub fn routed(plan: &Plan) -> Result<Self> {
+        let mut set = tun_wiring(plan)?;
+        let back = segment(&set, 1)?;
+        let router = set.router.as_ref().context("a set-up with a router")?;
+        let behind = Dual::on(BACK, plan.behind(ROUTER));
+        let balancer = |role: &str, number: u8| {
+            let host = Host::new(role, back, plan.nic, Dual::on(BACK, plan.behind(number)))?;
+            host.route(None, behind)?;
+            Ok::<_, anyhow::Error>(host)
+        };
+        let (first, second) = (balancer("balancer1", BALANCER)?, balancer("balancer2", SECOND)?);
+        router.netns.sysctl("net.ipv4.fib_multipath_hash_policy", "1")?;
+        router.netns.sysctl("net.ipv6.fib_multipath_hash_policy", "1")?;
+        set.client.netns.ip(&format!("route del {}\nroute del {}", set.vip.v4, set.vip.v6))?;
+        set.balancer = first;
+        set.vip_on_servers()?;
+        for host in [&set.balancer, &second] {
+            segment(&set, 1)?.only_its_own(&host.netns, plan.nic)?;
+        }
+        Ok(Self { set, second, gateway: None })
     }
 
     /// Both balancers.

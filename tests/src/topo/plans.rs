@@ -14,9 +14,9 @@ pub(super) const BACK: u16 = 2;
 const VIRTUAL: u16 = 3;
 
 /// Host numbers that no lab uses.
-const BALANCER: u8 = 2;
+pub(super) const BALANCER: u8 = 2;
 const CLIENT: u8 = 200;
-const ROUTER: u8 = 254;
+pub(super) const ROUTER: u8 = 254;
 
 /// Direct routing: all on one segment, the VIP on the balancer's card and on the servers' loopback.
 pub fn dr(plan: &Plan) -> Result<Topology> {

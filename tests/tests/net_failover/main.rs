@@ -2,11 +2,16 @@
 //!
 //! The configurations are those of `dist/examples`, as they are.
 
+mod ecmp;
+mod traffic;
 mod vrrp;
 
 lb_tests::tests! {
     vrrp_direct_routing,
     vrrp_tunnel,
+    vrrp_virtual_mac,
+    ecmp_by_bird,
 }
 
-use vrrp::{vrrp_direct_routing, vrrp_tunnel};
+use ecmp::ecmp_by_bird;
+use vrrp::{vrrp_direct_routing, vrrp_tunnel, vrrp_virtual_mac};

@@ -1,12 +1,12 @@
 //! Two balancers with keepalived's VRRP and our agent on each, both with the same file.
 
+use crate::traffic::Traffic;
 use anyhow::{Context, Result, ensure};
 use lb_tests::agent::Agent;
 use lb_tests::lab::Lab;
-use lb_tests::peer::{Daemon, Flows, keepalived};
+use lb_tests::peer::{Daemon, keepalived};
 use lb_tests::topo::{Host, Pair, Plan};
 use lb_tests::{need, run};
-use std::env;
 use std::time::Duration;
 
 /// What the balancers are called, for the lines with an `@`.
@@ -26,15 +26,22 @@ pub fn vrrp_tunnel() -> Result<()> {
     survives("tunnels", &Pair::tun(&plan)?, include_str!("../../../dist/examples/failover-tunnel.conf"))
 }
 
+/// `use_vmac`: the VIP has a MAC address of its own, on a device above the card, and takes it along.
+pub fn vrrp_virtual_mac() -> Result<()> {
+    needs()?;
+    let plan = Plan::new("192.168.26.200", &["192.168.26.155", "192.168.26.156"])?;
+    let config = include_str!("../../../dist/examples/failover-dr.conf");
+    let config = config.replace("advert_int 0.25", "advert_int 0.25\n    use_vmac\n    vmac_xmit_base");
+    let pair = Pair::dr(&plan)?;
+    survives("virtual MAC", &pair, &config)?;
+    let known = pair.set.client.netns.run(&["ip", "neighbour", "show", "192.168.26.200"])?.ok()?;
+    ensure!(known.contains("00:00:5e:00:01:33"), "the client knows the VIP as {known}");
+    Ok(())
+}
+
 fn needs() -> Result<()> {
     need::network()?;
     Ok(need::programs(&["keepalived"])?)
-}
-
-/// 500 with `cargo xtask test --full`.
-fn connections() -> usize {
-    let full = env::var_os("LB_TESTS_FULL").is_some_and(|full| full == "1");
-    if full { 500 } else { 64 }
 }
 
 /// Everything that can happen to the first balancer, and its return each time.
@@ -48,7 +55,7 @@ fn survives(method: &str, pair: &Pair, config: &str) -> Result<()> {
     let mut vrrp = keepalived::start(&hosts[0].netns, config, NAMES[0])?;
     holds(pair, hosts[0], true)?;
     let _standby = keepalived::start(&hosts[1].netns, config, NAMES[1])?;
-    let traffic = Traffic::start(method, pair)?;
+    let traffic = Traffic::start(method, &pair.set)?;
     traffic.flows("before")?;
 
     vrrp.kill();
@@ -89,32 +96,4 @@ fn holds(pair: &Pair, host: &Host, wanted: bool) -> Result<()> {
     let vip = pair.set.vip.v4.into();
     let what = format!("the VIP {} {}", if wanted { "on" } else { "off" }, host.netns.name());
     run::until(SOON, &what, || host.has(vip).is_ok_and(|has| has == wanted).then_some(()))
-}
-
-/// The client's connections, half of them over IPv6.
-struct Traffic<'p> {
-    method: &'p str,
-    flows: [Flows; 2],
-}
-
-impl<'p> Traffic<'p> {
-    fn start(method: &'p str, pair: &Pair) -> Result<Self> {
-        let open = |vip| Flows::start(&pair.set.client.netns, vip, connections() / 2);
-        let [v4, v6] = pair.set.vip(80);
-        let flows = [open(v4)?, open(v6)?];
-        for flows in &flows {
-            ensure!(flows.servers().len() == 2, "all on one server: {:?}", flows.servers());
-        }
-        Ok(Self { method, flows })
-    }
-
-    /// Each of them is answered, by the server it always had.
-    fn flows(&self, when: &str) -> Result<()> {
-        for (flows, family) in self.flows.iter().zip(["IPv4", "IPv6"]) {
-            let what = format!("{}, {family}, {when}", self.method);
-            let checked = flows.check().with_context(|| what.clone())?;
-            println!("{what}: {checked}");
-        }
-        Ok(())
-    }
 }

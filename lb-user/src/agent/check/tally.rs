@@ -31,6 +31,11 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Has an attempt ended yet?
+    pub fn has_begun(&self) -> bool {
+        self.last_at.load(Ordering::Relaxed) != 0
+    }
+
     /// One more attempt, just ended.
     pub fn count(&self, outcome: &Outcome, took: Duration) {
         let one = match outcome {

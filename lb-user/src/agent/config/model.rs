@@ -88,6 +88,8 @@ pub struct VirtualServer {
     pub slow_start: Duration,
     /// Ours: what becomes of a failed server's connections.
     pub on_down: OnDown,
+    /// Ours: its addresses are on this NIC while it has its quorum, for a routing daemon to see.
+    pub announce: Option<String>,
 }
 
 /// Ours: what becomes of the connections of a server that failed.

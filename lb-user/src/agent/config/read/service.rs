@@ -51,6 +51,7 @@ pub(super) struct Raw {
     sorry: Option<RawSorry>,
     slow_start: Duration,
     on_down: OnDown,
+    announce: Option<String>,
     servers: Vec<RawServer>,
 }
 
@@ -78,6 +79,7 @@ impl Reader<'_> {
         let servers = self.servers(&raw, way, &services);
         let total: u64 = servers.iter().map(|server| u64::from(server.conf.weight)).sum();
         let quorum = self.quorum(statement, &raw, total);
+        let ha_suspend = self.ha_suspend(statement, &raw, &services);
         Some(VirtualServer {
             place: statement.place.clone(),
             ask,
@@ -88,9 +90,10 @@ impl Reader<'_> {
             quorum_up: raw.quorum_up,
             quorum_down: raw.quorum_down,
             omega: raw.omega,
-            ha_suspend: self.ha_suspend(statement, raw.ha_suspend, &services),
+            ha_suspend,
             slow_start: raw.slow_start,
             on_down: raw.on_down,
+            announce: self.announce(statement, raw.announce.take(), &services),
             services,
             name,
         })
@@ -159,6 +162,7 @@ impl Reader<'_> {
             "sorry_server_inhibit" | "sorry_server_lvs_method" => self.sorry_line(line, &mut raw.sorry),
             "slow_start" => raw.slow_start = self.timer(line, Duration::ZERO).unwrap_or_default(),
             "on_down" => raw.on_down = self.on_down(line),
+            "announce" => raw.announce = self.text(line),
             "check_path" => self.check_path(line),
             _ if self.timing(line, &mut raw.timing, 1) => {}
             _ => self.unknown(line),
@@ -305,12 +309,27 @@ impl Reader<'_> {
         wanted
     }
 
-    fn ha_suspend(&mut self, statement: &Statement, wanted: bool, services: &[ServiceId]) -> bool {
+    fn ha_suspend(&mut self, statement: &Statement, raw: &Raw, services: &[ServiceId]) -> bool {
         let marked = services.iter().any(|service| service.mark() != 0);
-        if wanted && marked {
-            self.warn(statement, "ha_suspend does not go with fwmark; passed over");
+        let other = if marked { "fwmark" } else { "announce" };
+        let possible = !marked && raw.announce.is_none();
+        if raw.ha_suspend && !possible {
+            self.warn(statement, format!("ha_suspend does not go with {other}; passed over"));
         }
-        wanted && !marked
+        raw.ha_suspend && possible
+    }
+
+    fn announce(
+        &mut self,
+        statement: &Statement,
+        wanted: Option<String>,
+        services: &[ServiceId],
+    ) -> Option<String> {
+        if wanted.is_some() && services.iter().all(|service| service.mark() != 0) {
+            self.warn(statement, "announce does not go with fwmark: a mark has no address; passed over");
+            return None;
+        }
+        wanted
     }
 
     /// Two virtual servers must not quarrel over one service.
