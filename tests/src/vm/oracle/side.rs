@@ -32,7 +32,8 @@ pub enum Which {
 /// A balancer and the world around it.
 #[derive(Debug)]
 pub struct Side {
-    which: Which,
+    /// Whose.
+    pub which: Which,
     balancer: Netns,
     front: Wire,
     back: Wire,
