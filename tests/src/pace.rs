@@ -15,9 +15,19 @@ pub fn limit(ordinary: Duration) -> Duration {
     ordinary * *SLOWNESS
 }
 
-/// The same in whole seconds, for command lines.
+/// The limit in whole seconds, for command lines.
 pub fn seconds(ordinary: u64) -> String {
     limit(Duration::from_secs(ordinary)).as_secs().to_string()
+}
+
+/// How often something is repeated that an ordinary machine does so many times: a slow one that would take too long for
+/// all of them does a share, never fewer than three.
+pub fn times(ordinary: u32) -> u32 {
+    share(ordinary, *SLOWNESS)
+}
+
+fn share(ordinary: u32, slowness: u32) -> u32 {
+    (ordinary / slowness).max(ordinary.min(3))
 }
 
 fn parse(said: Option<&str>) -> u32 {
@@ -26,10 +36,15 @@ fn parse(said: Option<&str>) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::{parse, share};
 
     #[test]
     fn nothing_said_is_an_ordinary_machine() {
         assert_eq!([None, Some(""), Some("0"), Some("fast"), Some("8")].map(parse), [1, 1, 1, 1, 8]);
+    }
+
+    #[test]
+    fn a_slow_machine_repeats_less_often() {
+        assert_eq!([share(80, 1), share(80, 8), share(80, 100), share(2, 8)], [80, 10, 3, 2]);
     }
 }

@@ -4,10 +4,10 @@ use anyhow::{Context, Result, ensure};
 use lb_tests::agent::Agent;
 use lb_tests::lab::Lab;
 use lb_tests::listing::{dest, exact};
-use lb_tests::need;
 use lb_tests::peer::{Connection, Content, curl};
 use lb_tests::run;
 use lb_tests::topo::{self, Plan, Topology};
+use lb_tests::{need, pace};
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::thread;
@@ -384,7 +384,7 @@ fn systemd_is_told() -> Result<()> {
     let lab = Lab::at(&set.balancer.netns)?;
     let mut agent = Agent::new(&lab, &set.balancer.netns, LAB)?;
     let socket = UnixDatagram::bind(agent.path("notify"))?;
-    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    socket.set_read_timeout(Some(pace::limit(Duration::from_secs(10))))?;
     let hears = || -> Result<String> {
         let mut bytes = [0; 256];
         let length = socket.recv(&mut bytes).context("nothing was said")?;
@@ -397,7 +397,7 @@ fn systemd_is_told() -> Result<()> {
     ensure!(
         (hears()?, hears()?, hears()?) == ("WATCHDOG=1".into(), "WATCHDOG=1".into(), "WATCHDOG=1".into())
     );
-    ensure!(first.elapsed() < Duration::from_secs(6), "{:?} for three seconds", first.elapsed());
+    ensure!(first.elapsed() < pace::limit(Duration::from_secs(6)), "{:?} for three seconds", first.elapsed());
     let next = || std::iter::repeat_with(hears).find(|said| !matches!(said.as_deref(), Ok("WATCHDOG=1")));
     agent.reload(LAB)?;
     let reloading = next().transpose()?.context("nothing was said")?;

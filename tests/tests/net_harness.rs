@@ -28,7 +28,7 @@ fn one_segment() -> Result<()> {
     need::network()?;
     let set = topo::dr_wiring(&Plan::example())?;
     clients_reach_servers(&set)?;
-    set.client.netns.run(&["ping", "-c1", "-W2", &set.balancer.address.v4.to_string()])?.ok()?;
+    set.client.netns.ping(set.balancer.address.v4.into())?;
     all_gone(set)
 }
 
@@ -36,7 +36,7 @@ fn balancer_in_between() -> Result<()> {
     need::network()?;
     let set = topo::nat(&Plan::new("10.0.1.1", &["10.211.55.69", "10.211.55.70"])?)?;
     clients_reach_servers(&set)?;
-    set.client.netns.run(&["ping", "-c1", "-W2", &set.vip.v6.to_string()])?.ok()?;
+    set.client.netns.ping(set.vip.v6.into())?;
     all_gone(set)
 }
 
@@ -44,7 +44,7 @@ fn behind_a_router() -> Result<()> {
     need::network()?;
     let set = topo::tun_wiring(&Plan::new("192.168.1.100", &["192.168.1.23", "192.168.1.24"])?)?;
     clients_reach_servers(&set)?;
-    set.balancer.netns.run(&["ping", "-c1", "-W2", &set.servers[1].address.v4.to_string()])?.ok()?;
+    set.balancer.netns.ping(set.servers[1].address.v4.into())?;
     all_gone(set)
 }
 
@@ -104,11 +104,11 @@ fn a_hidden_vip_is_answered_by_the_balancer_alone() -> Result<()> {
     need::network()?;
     let set = topo::dr(&Plan::example())?;
     let balancer = set.balancer.netns.run(&["cat", "/sys/class/net/eth0/address"])?.ok()?;
-    for vip in set.vip.both().map(|vip| vip.to_string()) {
+    for vip in set.vip.both() {
         for _ in 0..5 {
             set.client.netns.ip("neigh flush dev eth0")?;
-            set.client.netns.run(&["ping", "-c1", "-W2", &vip])?.ok()?;
-            let neighbour = set.client.netns.run(&["ip", "neigh", "show", "to", &vip])?.ok()?;
+            set.client.netns.ping(vip)?;
+            let neighbour = set.client.netns.run(&["ip", "neigh", "show", "to", &vip.to_string()])?.ok()?;
             ensure!(
                 neighbour.contains(balancer.trim()),
                 "{vip} is at {neighbour}, the balancer at {balancer}"

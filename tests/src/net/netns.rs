@@ -1,11 +1,12 @@
 //! A network namespace as a value: made by [`Netns::new`], gone when dropped.
 
 use crate::run::{self, Said};
-use crate::stale;
+use crate::{pace, stale};
 use anyhow::{Context, Result};
 use nix::sched::{CloneFlags, setns};
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -75,6 +76,11 @@ impl Netns {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name]).arg(program);
         command
+    }
+
+    /// Asks an address whether it is there; no answer within two seconds is an error.
+    pub fn ping(&self, address: IpAddr) -> Result<()> {
+        self.run(&["ping", "-c1", "-W", &pace::seconds(2), &address.to_string()])?.ok().map(drop)
     }
 
     /// Runs a command inside to its end.

@@ -15,8 +15,10 @@ use std::sync::{Mutex, PoisonError};
 
 /// This machine's programs that the guest gets, where they are there. Everything else is busybox's. Its shell would
 /// prefer its own `ip` to the one on the path, so the shell is this machine's too.
-const PROGRAMS: [&str; 12] =
-    ["sh", "ip", "tc", "nginx", "curl", "iperf3", "ping", "sysctl", "ifconfig", "nsenter", "socat", "vsftpd"];
+const PROGRAMS: [&str; 16] = [
+    "sh", "ip", "tc", "nginx", "curl", "iperf3", "ping", "sysctl", "ifconfig", "nsenter", "socat", "vsftpd",
+    "unshare", "setpriv", "mount", "umount",
+];
 
 /// Of this machine's /etc.
 const ETC: [&str; 6] = ["passwd", "group", "nsswitch.conf", "protocols", "services", "host.conf"];
@@ -105,6 +107,7 @@ impl Contents {
             "out",
             "var/log",
             "root",
+            "mnt",
             "etc/sysctl.d",
         ] {
             archive.directory(folder)?;

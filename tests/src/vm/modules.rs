@@ -7,12 +7,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What the guest loads, with all they need.
-const WANTED: [&str; 37] = [
+const WANTED: [&str; 38] = [
     "virtio_pci",
     "virtio_console",
     "veth",
     "bridge",
     "dummy",
+    "tun",
     "ipip",
     "ip6_tunnel",
     "sit",

@@ -4,9 +4,9 @@ use anyhow::{Context, Result, ensure};
 use lb_tests::drive::{self, DR, NAT};
 use lb_tests::lab::Lab;
 use lb_tests::listing;
-use lb_tests::need;
 use lb_tests::peer::{Connection, curl};
 use lb_tests::topo::{self, Plan, Topology};
+use lb_tests::{need, pace};
 use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
@@ -152,11 +152,17 @@ pub fn what_is_not_for_a_service_is_left_alone() -> Result<()> {
             ensure!(curl::answers(&set.client.netns, address, 3)? == vec![server.name(); 3], "{address}");
         }
     }
-    for vip in set.vip.both().map(|vip| vip.to_string()) {
-        set.client.netns.run(&["ping", "-c1", "-W2", &vip])?.ok().context("ping of the VIP")?;
+    for vip in set.vip.both() {
+        set.client.netns.ping(vip).context("ping of the VIP")?;
     }
     for closed in set.vip(8080) {
-        let said = set.client.netns.run(&["curl", "-sS", "--max-time", "5", &curl::url(closed, "/")])?;
+        let said = set.client.netns.run(&[
+            "curl",
+            "-sS",
+            "--max-time",
+            &pace::seconds(5),
+            &curl::url(closed, "/"),
+        ])?;
         // 7: refused, at once, by the balancer's own stack.
         ensure!(said.status == 7, "{closed}: {said:?}");
     }

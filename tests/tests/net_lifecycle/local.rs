@@ -3,9 +3,9 @@
 use anyhow::{Context, Result, ensure};
 use lb_tests::drive::{self, NAT};
 use lb_tests::lab::Lab;
-use lb_tests::need;
 use lb_tests::peer::{Echo, curl};
 use lb_tests::topo::{self, Plan, Topology};
+use lb_tests::{need, pace};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ pub fn datagrams_of_the_balancer_itself() -> Result<()> {
         lab.quiet(&format!("ipvsadm -a -u {vip} -r {}:7000 -m", server.address.with_port(0)[0].ip()))?;
     }
     let socket = set.balancer.netns.enter(|| UdpSocket::bind(("0.0.0.0", 0)))??;
-    socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+    socket.set_read_timeout(Some(pace::limit(Duration::from_secs(3))))?;
     let mut names = Vec::new();
     for _ in 0..3 {
         socket.send_to(b"hello", vip)?;

@@ -4,10 +4,10 @@ use super::desk::{Desk, LIMIT};
 use anyhow::{Context, Result, ensure};
 use lb_tests::drive::{self, DR};
 use lb_tests::lab::Lab;
-use lb_tests::need;
 use lb_tests::peer::curl;
 use lb_tests::run::{self, Said};
 use lb_tests::topo::{self, Plan, Topology};
+use lb_tests::{need, pace};
 use lb_user::bpf::pins::Rules;
 use lb_user::bpf::{bpffs, dests};
 use std::fmt::Write as _;
@@ -76,18 +76,18 @@ pub fn killed_restores() -> Result<()> {
     let whole = started.elapsed();
     let saved = lab.ok("ipvsadm -Sn")?;
     ensure!(sorted(&saved) == sorted(&text), "the restore differs from the file");
-    let over = AtomicBool::new(false);
+    let (over, kills) = (AtomicBool::new(false), pace::times(80));
     thread::scope(|scope| {
         let client = scope.spawn(|| keep_asking(&set, &over));
         let program = lab.programs().join("ipvsadm-restore");
         let killed = set
             .balancer
             .netns
-            .enter(|| moments(whole, 80).try_for_each(|after| kill_after(&program, &[], &file, after)));
+            .enter(|| moments(whole, kills).try_for_each(|after| kill_after(&program, &[], &file, after)));
         over.store(true, Ordering::Relaxed);
         let answered = client.join().map_err(|_| anyhow::anyhow!("the client panicked"))??;
         killed??;
-        println!("{answered} requests answered while 80 restores of {whole:?} were killed");
+        println!("{answered} requests answered while {kills} restores of {whole:?} were killed");
         anyhow::Ok(())
     })?;
     // Whatever the last one left can be read, and nobody holds the lock.
@@ -132,7 +132,7 @@ pub fn killed_attaches() -> Result<()> {
         (&["detach"], detaching, 3),
         (&["attach", "v0", "--mode", "generic"], attaching, 4),
     ] {
-        for after in moments(longest, count) {
+        for after in moments(longest, pace::times(count)) {
             if words[0] == "detach" {
                 desk.ok("lb-user attach v0 v1")?;
             }

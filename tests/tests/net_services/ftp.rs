@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use lb_tests::lab::Lab;
 use lb_tests::peer::Vsftpd;
 use lb_tests::topo::{self, Plan};
-use lb_tests::{need, run, stale};
+use lb_tests::{need, pace, run, stale};
 use std::fs;
 use std::net::SocketAddr;
 
@@ -48,7 +48,7 @@ fn transfer(set: &topo::Topology, vip: SocketAddr, mode: &[&str], name: &str, ft
     let file = directory.path().join("file");
     let curl = || {
         let mut command = set.client.netns.command("curl");
-        command.args(["-sSf", "--max-time", "30"]).args(mode);
+        command.args(["-sSf", "--max-time", &pace::seconds(30)]).args(mode);
         command
     };
     run::run(curl().arg("-o").arg(&file).arg(format!("ftp://{vip}/file")))?.ok().context("download")?;

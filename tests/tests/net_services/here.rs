@@ -4,11 +4,11 @@ use anyhow::{Context, Result, ensure};
 use lb_tests::drive;
 use lb_tests::lab::Lab;
 use lb_tests::listing::{TITLE, dest};
-use lb_tests::need;
 use lb_tests::net::offload;
 use lb_tests::peer::nginx::Nginx;
 use lb_tests::peer::{Echo, curl, http::Connection};
 use lb_tests::topo::{self, Plan, Topology};
+use lb_tests::{need, pace};
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
@@ -103,7 +103,7 @@ pub fn datagrams_to_the_balancer_itself() -> Result<()> {
         lab.quiet(&format!("ipvsadm -A -u {vip} -s rr\nipvsadm -a -u {vip} -r {at} -m"))?;
         for length in [5, 2000] {
             let socket = set.client.netns.enter(|| UdpSocket::bind(SocketAddr::new(any(vip), 0)))??;
-            socket.set_read_timeout(Some(PATIENCE))?;
+            socket.set_read_timeout(Some(pace::limit(PATIENCE)))?;
             let asked = vec![b'x'; length];
             socket.send_to(&asked, vip)?;
             let mut answer = [0; 4096];
@@ -142,7 +142,7 @@ pub fn the_loopback_address_is_out_of_reach() -> Result<()> {
         let _echo = Echo::start(&set.balancer.netns, HERE, &[at])?;
         lab.quiet(&format!("ipvsadm -A -u {vip} -s rr\nipvsadm -a -u {vip} -r {at} -m"))?;
         let socket = set.client.netns.enter(|| UdpSocket::bind(SocketAddr::new(any(vip), 0)))??;
-        socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+        socket.set_read_timeout(Some(pace::limit(Duration::from_millis(500))))?;
         socket.send_to(b"hello", vip)?;
         ensure!(socket.recv_from(&mut [0; 64]).is_err(), "{at} answers");
         lab.lists(&format!("{TITLE}UDP  {vip} rr\n{}", dest(at, "Masq", 1, 0, 1)))?;

@@ -3,11 +3,11 @@
 use anyhow::{Context, Result, ensure};
 use lb_tests::lab::Lab;
 use lb_tests::listing::{TITLE, dest};
-use lb_tests::need;
 use lb_tests::net::Netns;
 use lb_tests::peer::Echo;
 use lb_tests::peer::udp::Asker;
 use lb_tests::topo::{self, Plan};
+use lb_tests::{need, pace};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::Read;
 use std::net::SocketAddr;
@@ -68,7 +68,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
 
 fn raw(host: &Netns) -> Result<Socket> {
     let socket = host.enter(|| Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(SCTP))))??;
-    socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+    socket.set_read_timeout(Some(pace::limit(Duration::from_secs(3))))?;
     Ok(socket)
 }
 
