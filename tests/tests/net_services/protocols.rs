@@ -83,6 +83,8 @@ pub fn sctp_is_balanced() -> Result<()> {
     lab.quiet(&format!("ipvsadm -A --sctp-service {vip} -s rr\nipvsadm -a --sctp-service {vip} -r {at} -m"))?;
     let mut there = raw(&server.netns)?;
     let client = raw(&set.client.netns)?;
+    // A kernel that knows SCTP would abort the association at once.
+    server.netns.ip(&format!("route add blackhole {}", set.client.address.v4))?;
     client.send_to(&init(9000), &SocketAddr::new(vip.ip(), 0).into())?;
     let mut packet = [0; 2048];
     let length = there.read(&mut packet).context("the server sees no packet")?;

@@ -1,10 +1,11 @@
 //! The tests of real traffic in namespaces, on the other kernel: with its veth, its routes, and real tunnel devices on the
 //! real servers.
 //!
-//! Everybody runs the first lab of each method, fragments out of their order, and the tunnels that only the guest's kernel
-//! has devices for: these are in this very program, which the guest runs as well. `LB_TESTS_FULL=1` adds the suites of the
-//! net layer as a whole.
+//! Everybody runs the first lab of each method, fragments out of their order, the tunnels that only the guest's kernel has
+//! devices for, and its SCTP: these are in this very program, which the guest runs as well. `LB_TESTS_FULL=1` adds the
+//! suites of the net layer as a whole.
 
+mod sctp;
 mod tunnels;
 
 use anyhow::{Context, Result, ensure};
@@ -38,7 +39,7 @@ const SUITES: [Case; 6] = [
 fn main() -> ExitCode {
     let said = |variable| env::var_os(variable).is_some_and(|value| value == "1");
     match (said(GUEST), said("LB_TESTS_FULL")) {
-        (true, _) => harness::run(&tunnels::CASES),
+        (true, _) => harness::run(&[&tunnels::CASES[..], &sctp::CASES].concat()),
         (false, false) => harness::run(&SAMPLE),
         (false, true) => harness::run(&[&SAMPLE[..], &SUITES].concat()),
     }
