@@ -1,7 +1,7 @@
 //! nginx with a configuration of its own, in a directory of its own.
 
 use crate::net::Netns;
-use crate::{run, stale};
+use crate::{pace, run, stale};
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
 use std::io::Read;
@@ -79,6 +79,8 @@ impl Drop for Nginx {
 fn configuration(own: &Path, name: &str, ports: &[u16], files: &Path) -> String {
     let listen: String =
         ports.iter().map(|port| format!("    listen {port};\n    listen [::]:{port};\n")).collect();
+    // As long as anything may take: a connection waits while a program is loaded.
+    let idle = pace::seconds(run::LIMIT.as_secs());
     let own = own.display();
     let files = files.display();
     format!(
@@ -95,6 +97,8 @@ http {{
   scgi_temp_path {own}/scgi;
   server {{
 {listen}    keepalive_requests 100000;
+    keepalive_timeout {idle};
+    send_timeout {idle};
     location = / {{ return 200 \"{name}\\n\"; }}
     location / {{ root {files}; }}
     location /slow/ {{ limit_rate 256k; alias {files}/; }}

@@ -15,9 +15,25 @@ use std::sync::{Mutex, PoisonError};
 
 /// This machine's programs that the guest gets, where they are there. Everything else is busybox's. Its shell would
 /// prefer its own `ip` to the one on the path, so the shell is this machine's too.
-const PROGRAMS: [&str; 16] = [
-    "sh", "ip", "tc", "nginx", "curl", "iperf3", "ping", "sysctl", "ifconfig", "nsenter", "socat", "vsftpd",
-    "unshare", "setpriv", "mount", "umount",
+const PROGRAMS: [&str; 18] = [
+    "sh",
+    "ip",
+    "tc",
+    "nginx",
+    "curl",
+    "iperf3",
+    "ping",
+    "sysctl",
+    "ifconfig",
+    "nsenter",
+    "socat",
+    "vsftpd",
+    "unshare",
+    "setpriv",
+    "mount",
+    "umount",
+    "keepalived",
+    "bird",
 ];
 
 /// Of this machine's /etc.

@@ -16,7 +16,7 @@ use lb_tests::{lab, pace};
 use std::env;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
@@ -26,14 +26,16 @@ const GUEST: &str = "LB_TESTS_GUEST";
 /// An emulated processor is ten to twenty times as slow.
 const SLOWNESS: u32 = 15;
 
-const SAMPLE: [Case; 1] = [("sample", sample)];
-const SUITES: [Case; 6] = [
+const SAMPLE: [Case; 2] = [("sample", sample), ("no_suite_is_forgotten", no_suite_is_forgotten)];
+const SUITES: [Case; 8] = [
     ("harness", || whole("net_harness")),
     ("labs", || whole("net_labs")),
     ("lifecycle", || whole("net_lifecycle")),
     ("services", || whole("net_services")),
     ("refusals", || whole("net_refusals")),
     ("agent", || whole("net_agent")),
+    ("upkeep", || whole("net_upkeep")),
+    ("failover", || whole("net_failover")),
 ];
 
 fn main() -> ExitCode {
@@ -50,6 +52,17 @@ fn sample() -> Result<()> {
         &[("net_labs", "first_lab"), ("net_services", "fragments_wait"), ("vm_net", "")],
         Duration::from_secs(900),
     )
+}
+
+/// A suite that is new in the net layer comes here too.
+fn no_suite_is_forgotten() -> Result<()> {
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"))? {
+        let name = entry?.file_name().to_string_lossy().trim_end_matches(".rs").to_owned();
+        if let Some(suite) = name.strip_prefix("net_") {
+            ensure!(SUITES.iter().any(|(known, _)| *known == suite), "{name} does not run here");
+        }
+    }
+    Ok(())
 }
 
 fn whole(suite: &str) -> Result<()> {
