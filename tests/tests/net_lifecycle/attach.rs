@@ -5,6 +5,7 @@ use lb_tests::drive::{self, DR, NAT};
 use lb_tests::lab::Lab;
 use lb_tests::listing;
 use lb_tests::peer::{Connection, curl};
+use lb_tests::run;
 use lb_tests::topo::{self, Plan, Topology};
 use lb_tests::{need, pace};
 use std::net::SocketAddr;
@@ -36,7 +37,7 @@ pub fn detaching_keeps_rules_and_connections() -> Result<()> {
         lab.quiet(&service.commands("rr"))?;
         let mut idle = Connection::open(&set.client.netns, service.vip)?;
         let who = idle.who()?;
-        while_downloading(&set, service.vip, || {
+        while_downloading(&set, &lab, service.vip, || {
             let before = lab.ok("ipvsadm -Ln")?;
             lab.ok("lb-user detach eth0")?;
             ensure!(lab.ok("ipvsadm -Ln")? == before, "detaching changed the table");
@@ -177,11 +178,21 @@ fn dr_by_route(plan: &Plan) -> Result<Topology> {
     Ok(set)
 }
 
-/// Runs `body` in the middle of a download of about four seconds, which has to come whole.
-fn while_downloading(set: &Topology, vip: SocketAddr, body: impl FnOnce() -> Result<()>) -> Result<()> {
+/// Runs `body` in the middle of a download of about four seconds, which has to come whole. It is the second open
+/// connection, and has begun when it is listed as that.
+fn while_downloading(
+    set: &Topology,
+    lab: &Lab,
+    vip: SocketAddr,
+    body: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     thread::scope(|scope| {
         let download = scope.spawn(|| curl::download(&set.client.netns, vip, "/slow/big"));
-        thread::sleep(Duration::from_millis(500));
+        run::until(Duration::from_secs(10), "the download", || {
+            let conns = lab.ok("ipvsadm -Lnc").ok()?;
+            let open = |line: &&str| line.contains(&vip.to_string()) && line.contains(" ESTABLISHED ");
+            (conns.lines().filter(open).count() == 2).then_some(())
+        })?;
         body()?;
         let got = download.join().map_err(|_| anyhow::anyhow!("the client panicked"))??;
         ensure!(got == set.content.big(), "what came is not what the server has");
