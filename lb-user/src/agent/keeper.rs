@@ -9,16 +9,16 @@ use tracing::{error, info, warn};
 
 use super::apply::{self, Owned, Wanted};
 use super::check::watch::{Report, Watches};
-use super::config::model::{CheckSpec, Config, VirtualServer};
+use super::config::model::{CheckSpec, Config, SyncDaemon, VirtualServer};
 use super::drains::{DrainFile, Drains};
 use super::metrics::view::{self, View};
 use super::remember::{Memory, Saved};
 use super::verdict::{Event, State};
-use super::{fifo, script};
+use super::{fifo, role, script};
 use crate::bpf::announce::Announcement;
 use crate::cli::save::request_line;
 use crate::control::balancer::Balancer;
-use crate::control::model::{ServiceId, Timeouts};
+use crate::control::model::{Role, ServiceId, Timeouts};
 use crate::control::request::Request;
 use crate::control::store::Store;
 
@@ -38,6 +38,8 @@ pub struct Keeper<S> {
     suspended: Vec<bool>,
     watches: Watches,
     owned: Owned,
+    /// What sync daemons were set to.
+    roles: Option<(SyncDaemon, Vec<Role>)>,
     unsaved: bool,
 }
 
@@ -56,6 +58,7 @@ impl<S: Store> Keeper<S> {
             suspended: Vec::new(),
             watches: Watches::new(reports),
             owned: Owned::default(),
+            roles: None,
             unsaved: false,
         }
     }
@@ -116,6 +119,7 @@ impl<S: Store> Keeper<S> {
         self.tell(events);
         self.check_marks();
         self.follow_addresses();
+        self.follow_role();
         self.save();
         Ok(())
     }
@@ -189,6 +193,7 @@ impl<S: Store> Keeper<S> {
         }
         self.bring_up_to_date(due, Instant::now());
         self.follow_addresses();
+        self.follow_role();
         if self.unsaved {
             self.save();
         }
@@ -225,6 +230,25 @@ impl<S: Store> Keeper<S> {
         }
         if !requests.is_empty() {
             self.carry_out(&requests);
+        }
+    }
+
+    /// `lvs_sync_daemon`: the daemons of this machine's roles run, and no others. What could not be done is not tried again
+    /// before something else is wanted.
+    fn follow_role(&mut self) {
+        let daemon = self.config.globals.sync.clone();
+        let wanted = daemon.map(|daemon| (daemon, role::wanted(&self.config, &own_addresses())));
+        if self.roles == wanted {
+            return;
+        }
+        match self.balancer.store().daemons() {
+            Ok(now) => {
+                let names = wanted.iter().flat_map(|(_, roles)| roles).map(|role| role.name());
+                info!("Sync daemons: {}", names.collect::<Vec<_>>().join(" and "));
+                self.carry_out(&role::changes(wanted.as_ref(), &now));
+                self.roles = wanted;
+            }
+            Err(why) => error!("IPVS cmd error: {why}"),
         }
     }
 
@@ -296,6 +320,8 @@ impl<S: Store> Keeper<S> {
 
     /// Takes the services away, as keepalived does when it stops.
     pub fn purge(&mut self) -> anyhow::Result<()> {
+        self.config.globals.sync = None;
+        self.follow_role();
         let now = self.balancer.store().services()?;
         let requests = apply::plan(&[], &self.owned, &now);
         self.carry_out(&requests);

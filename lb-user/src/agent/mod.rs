@@ -11,6 +11,7 @@
 //! | [`drains`] | which dests are to take no new connections |
 //! | [`keeper`] | all of it together, without a loop |
 //! | [`network`] | what happens to routes and neighbours |
+//! | [`role`] | which sync daemons run, by VRRP's addresses |
 //! | [`run`] | the loop: signals, clock, systemd |
 //! | [`script`], [`fifo`] | telling others |
 //! | [`metrics`] | telling Prometheus |
@@ -27,6 +28,7 @@ pub mod log;
 pub mod metrics;
 pub mod network;
 pub mod remember;
+pub mod role;
 pub mod run;
 pub mod script;
 pub mod verdict;

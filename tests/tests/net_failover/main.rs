@@ -10,8 +10,9 @@ lb_tests::tests! {
     vrrp_direct_routing,
     vrrp_tunnel,
     vrrp_virtual_mac,
+    roles_follow_the_address,
     ecmp_by_bird,
 }
 
 use ecmp::ecmp_by_bird;
-use vrrp::{vrrp_direct_routing, vrrp_tunnel, vrrp_virtual_mac};
+use vrrp::{roles_follow_the_address, vrrp_direct_routing, vrrp_tunnel, vrrp_virtual_mac};

@@ -39,6 +39,33 @@ pub fn vrrp_virtual_mac() -> Result<()> {
     Ok(())
 }
 
+/// `lvs_sync_daemon` with an instance: the role is the one VRRP gives, seen from where the address is.
+pub fn roles_follow_the_address() -> Result<()> {
+    need::network()?;
+    let plan = Plan::new("192.168.26.200", &["192.168.26.155", "192.168.26.156"])?;
+    let pair = Pair::dr(&plan)?;
+    let host = pair.balancers()[0];
+    let lab = Lab::at(&host.netns)?;
+    lab.ok("lb-user attach eth0")?;
+    let common = include_str!("../../../dist/examples/failover-dr.conf");
+    let config = format!("global_defs {{\n lvs_sync_daemon eth0 VI_1\n}}\n{common}");
+    let mut agent = Agent::start_with(&lab, &host.netns, &config, &["--id", NAMES[0], "--purge-on-exit"])?;
+    let roles = |wanted: &[&str]| {
+        let said = || {
+            let log = agent.log();
+            let roles = log.lines().filter_map(|line| line.split_once("Sync daemons: "));
+            (roles.map(|(_, role)| role.to_owned()).collect::<Vec<_>>() == wanted).then_some(())
+        };
+        run::until(Duration::from_secs(5), &format!("{wanted:?}"), said).with_context(|| agent.log())
+    };
+    roles(&["backup"])?;
+    lab.ok("ip address add 192.168.26.200/32 dev eth0")?;
+    roles(&["backup", "master"])?;
+    lab.ok("ip address del 192.168.26.200/32 dev eth0")?;
+    roles(&["backup", "master", "backup"])?;
+    agent.stop()
+}
+
 fn needs() -> Result<()> {
     need::network()?;
     Ok(need::programs(&["keepalived"])?)

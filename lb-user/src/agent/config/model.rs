@@ -1,6 +1,7 @@
 //! What a configuration means: virtual servers, their real servers, and how those are checked, with every default filled
 //! in.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -15,6 +16,8 @@ use crate::control::request::ServiceAsk;
 pub struct Config {
     /// `global_defs`, as far as it touches balancing.
     pub globals: Globals,
+    /// VRRP's instances, which are keepalived's, with the addresses they move.
+    pub instances: HashMap<String, Vec<IpAddr>>,
     /// In the order of the file.
     pub servers: Vec<VirtualServer>,
 }

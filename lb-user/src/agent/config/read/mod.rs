@@ -12,6 +12,7 @@ mod timing;
 mod values;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::model::{Config, Globals, Tls};
@@ -66,6 +67,7 @@ struct Reader<'p> {
     groups: HashMap<String, Group>,
     files: HashMap<String, TrackFile>,
     bfd: Vec<String>,
+    instances: HashMap<String, Vec<IpAddr>>,
     ssl: Tls,
 }
 
@@ -78,6 +80,7 @@ pub fn config(tree: &[Statement], problems: &mut Problems) -> Config {
         groups: HashMap::new(),
         files: HashMap::new(),
         bfd: Vec::new(),
+        instances: HashMap::new(),
         ssl: Tls::default(),
     };
     // What others refer to comes first, wherever it stands.
@@ -89,7 +92,8 @@ pub fn config(tree: &[Statement], problems: &mut Problems) -> Config {
         servers.extend(reader.virtual_server(statement));
     }
     reader.same_services(&servers);
-    Config { globals: reader.globals, servers }
+    reader.instance_of_sync();
+    Config { globals: reader.globals, instances: reader.instances, servers }
 }
 
 impl Reader<'_> {
@@ -107,7 +111,9 @@ impl Reader<'_> {
                 if keyword == "bfd_instance" {
                     self.bfd.extend(statement.word(1).map(str::to_owned));
                 }
-                self.sync_line_of(statement);
+                if keyword == "vrrp_instance" {
+                    self.instance(statement);
+                }
                 let what = statement.raw.clone();
                 self.note(statement, format!("`{what}` is left to keepalived"));
             }
@@ -118,11 +124,33 @@ impl Reader<'_> {
         }
     }
 
-    /// A `lvs_sync_daemon_interface` stands in a vrrp_instance.
-    fn sync_line_of(&mut self, statement: &Statement) {
-        let inside = statement.block.iter().flatten();
-        for line in inside.filter(|line| line.keyword() == "lvs_sync_daemon_interface") {
-            self.note(line, "obsolete: use `lvs_sync_daemon` in global_defs");
+    /// Of a vrrp_instance only its addresses matter here: whether the machine has them says who is master.
+    fn instance(&mut self, statement: &Statement) {
+        let mut addresses = Vec::new();
+        for line in statement.block.iter().flatten() {
+            match line.keyword() {
+                "virtual_ipaddress" | "virtual_ipaddress_excluded" => {
+                    let lines = line.block.iter().flatten();
+                    addresses.extend(lines.filter_map(|line| {
+                        line.keyword().split('/').next().and_then(|addr| addr.parse::<IpAddr>().ok())
+                    }));
+                }
+                "lvs_sync_daemon_interface" => {
+                    self.note(line, "obsolete: use `lvs_sync_daemon` in global_defs");
+                }
+                _ => {}
+            }
+        }
+        self.instances.extend(statement.word(1).map(|name| (name.to_owned(), addresses)));
+    }
+
+    /// `lvs_sync_daemon` may name one of them.
+    fn instance_of_sync(&mut self) {
+        let Some(daemon) = &self.globals.sync else { return };
+        let Some(name) = &daemon.instance else { return };
+        if self.instances.get(name).is_none_or(Vec::is_empty) {
+            let text = format!("lvs_sync_daemon: no vrrp_instance {name} with addresses here: always backup");
+            self.problems.warn(&daemon.place, text);
         }
     }
 
