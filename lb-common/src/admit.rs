@@ -4,6 +4,7 @@
 use core::ops::ControlFlow;
 
 use crate::addr::{Addr, Port, Proto};
+use crate::cell;
 use crate::conn::{bound, ctl, packets};
 use crate::dest::{Dest, Method};
 use crate::ftp;
@@ -16,7 +17,7 @@ use crate::reason::Reason;
 use crate::sched::{self, Ask, CacheKey, Cached, Candidate, Scheduler, View, tree};
 use crate::service::{SIP, SchedState, Service, ServiceKey, flags};
 use crate::state;
-use crate::table::{Birth, Inserted, Insertion};
+use crate::table::{Birth, Inserted};
 use crate::tables::{Control, Tables};
 use crate::wire::tcp_flags;
 
@@ -144,21 +145,21 @@ fn service<F: Ip, T: Tables>(t: &T, seen: &Seen<F>, question: &mut Question) -> 
         if mark != 0
             && let Some(service) = t.service(&ServiceKey::mark(F::FAMILY, mark))
         {
-            question.service = *service;
+            cell::copy(service, &mut question.service);
             question.mark = mark;
             return Some(Port::ZERO);
         }
     }
     let mut key = ServiceKey::addr(F::FAMILY, seen.proto, seen.dst.wide(), seen.dport);
     if let Some(service) = t.service(&key) {
-        question.service = *service;
+        cell::copy(service, &mut question.service);
         return Some(key.port);
     }
     let port = seen.dport.host();
     if seen.proto == Proto::TCP && settings.ftp.load() != 0 && (port == FTP_DATA || port >= 1024) {
         key.port = FTP;
         if let Some(service) = t.service(&key) {
-            question.service = *service;
+            cell::copy(service, &mut question.service);
             return Some(key.port);
         }
     }
@@ -166,7 +167,7 @@ fn service<F: Ip, T: Tables>(t: &T, seen: &Seen<F>, question: &mut Question) -> 
         return None;
     }
     key.port = Port::ZERO;
-    question.service = *t.service(&key)?;
+    cell::copy(t.service(&key)?, &mut question.service);
     Some(key.port)
 }
 
@@ -244,7 +245,7 @@ pub fn bypass<F: Ip, T: Tables>(t: &T, work: &Work<F>) -> Inserted {
         last: seen.now,
         packets: packets::NONE,
     };
-    t.insert(Insertion::<F> { wanted: work.wanted, birth, place: work.place, control: Control::NONE })
+    t.insert(&work.wanted, work.place, birth, Control::NONE)
 }
 
 /// Makes the entry of a connection. `keep_port`: the dest is addressed on the packet's own port. `control`: the template
@@ -262,7 +263,7 @@ pub fn connect<F: Ip, T: Tables>(
     if control.template != Control::NONE.template {
         birth.dest |= bound::CONTROLLED;
     }
-    let inserted = t.insert(Insertion::<F> { wanted: work.wanted, birth, place: work.place, control });
+    let inserted = t.insert(&work.wanted, work.place, birth, control);
     if inserted.is_new() {
         t.count_conn(number);
     }

@@ -164,6 +164,42 @@ mod imp {
 
 pub use imp::{Cell32, Cell64};
 
+/// Copies a value of whole words, word by word: left to itself the compiler calls a `memmove` for BPF that takes it
+/// byte by byte.
+#[inline(always)]
+pub fn copy<T: Copy>(from: &T, to: &mut T) {
+    use core::mem::{MaybeUninit, size_of};
+    const { assert!(size_of::<T>().is_multiple_of(4) && align_of::<T>() >= 4) };
+    let (from, to) = (&raw const *from as *const MaybeUninit<u32>, &raw mut *to as *mut MaybeUninit<u32>);
+    let mut i = 0;
+    while i < size_of::<T>() / 4 {
+        // SAFETY: within the values, aligned, and bytes of any kind; volatile, so that it stays as it stands.
+        unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
+        i += 1;
+    }
+}
+
+/// `index` under `MASK`, where the kernel's verifier sees it: the compiler leaves out a mask that changes nothing, and the
+/// verifier does not know that it would not.
+#[inline(always)]
+pub fn masked<const MASK: u32>(index: u32) -> usize {
+    let index = index as u64;
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut index = index;
+        // SAFETY: an `and`; what it leaves is within the mask.
+        unsafe {
+            core::arch::asm!("{0} &= {1}", inout(reg) index, const MASK, options(pure, nomem, nostack));
+            core::hint::assert_unchecked(index <= MASK as u64);
+        }
+        index as usize
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        (index & MASK as u64) as usize
+    }
+}
+
 static ZERO: Cell32 = Cell32::new(0);
 
 /// A zero the verifier does not know to be one.

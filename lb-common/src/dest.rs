@@ -129,9 +129,9 @@ impl SharedHop {
         if seq == 0 || seq & 1 != 0 {
             return None;
         }
-        let low = |i: usize| self.words[i].load() as u32;
-        let high = |i: usize| (self.words[i].load() >> 32) as u32;
-        let hop = Hop { macs: [low(0), high(0), low(1)], ifindex: high(1), mtu: low(2), vlan: high(2) };
+        let [a, b, c] = [&self.words[0], &self.words[1], &self.words[2]].map(Cell64::load);
+        let high = |word: u64| (word >> 32) as u32;
+        let hop = Hop { macs: [a as u32, high(a), b as u32], ifindex: high(b), mtu: c as u32, vlan: high(c) };
         (self.seq.load_acquire() == seq).then_some(hop)
     }
 

@@ -169,7 +169,7 @@ fn fresh<T: Tables>(t: &T, key: &FragKey, now: u32, lifetime: u32) -> Option<u32
     t.fragment_get(key).filter(|left| now.wrapping_sub(left.seen) <= lifetime).map(|left| left.ports)
 }
 
-/// Does what [`crate::pipeline::process`] left to do for a fragment.
+/// [`crate::reason::Stage::Wait`]: does what the other stages left to do for a fragment.
 #[inline(always)]
 pub fn process<P: Packet, T: Tables>(p: &mut P, t: &T, space: &mut Workspace) -> Verdict {
     if space.family == Family::V4 as u32 {
@@ -239,9 +239,10 @@ pub enum Turn {
 /// Asks for a copy of a first fragment. `seen`: room to take it apart.
 #[inline(always)]
 pub fn turn<F: Ip, P: Packet, T: Tables>(p: &P, t: &T, l3: u32, seen: &mut Seen<F>) -> Turn {
-    if parse::ip::<F, P>(p, l3, seen).is_err() {
+    let Some(Ok(taken)) = p.at(l3).map(|header| parse::ip::<F, P>(p, l3, header, t.now())) else {
         return Turn::Nothing;
-    }
+    };
+    *seen = taken;
     let datagram = FragKey::of(seen);
     match t.waiting(&datagram, Waiting::take) {
         Some(None) => Turn::Itself,

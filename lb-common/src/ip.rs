@@ -8,9 +8,9 @@ use core::fmt::Debug;
 use crate::addr::{Addr, Family, Port, Proto};
 use crate::checksum;
 use crate::conn::{Bucket4, Bucket6, Entry, Entry4, Entry6, Ways};
+use crate::keyed::TableKey;
 use crate::parse::Fragment;
 use crate::reason::Reason;
-use crate::siphash::{self, Key};
 use crate::wire::{Ipv4Hdr, Ipv6Hdr, Wire};
 
 /// An address in the shape its family has: IPv4 one word, IPv6 four, words in memory order.
@@ -51,7 +51,9 @@ impl Address for A4 {
     }
     #[inline(always)]
     fn wide(&self) -> Addr {
-        Addr::from_words([self.0, 0, 0, 0])
+        // No zeros the compiler knows: it would have a loop write them, byte by byte.
+        use crate::cell::unknown_zero as zero;
+        Addr::from_words([self.0, zero(), zero(), zero()])
     }
     #[inline(always)]
     fn mixed(&self) -> u32 {
@@ -177,8 +179,8 @@ pub trait Ip: 'static + Copy + Default + Debug {
     fn dont_fragment(h: &Self::Header) -> bool;
     /// Applies a sum of differences to the header's checksum.
     fn adjust(h: &mut Self::Header, diff: u32);
-    /// The table's hash of a client's address, port and protocol: one siphash block or three.
-    fn hash(key: Key, client: &Self::Addr, port: Port, proto: Proto) -> u64;
+    /// The table's hash of a client's address, port and protocol.
+    fn hash(key: &TableKey, client: &Self::Addr, port: Port, proto: Proto) -> u32;
 }
 
 /// IPv4.
@@ -258,9 +260,8 @@ impl Ip for V4 {
         h.check = checksum::apply(u16::from_ne_bytes(h.check), diff).to_ne_bytes();
     }
     #[inline(always)]
-    fn hash(key: Key, client: &A4, port: Port, proto: Proto) -> u64 {
-        let word = client.0 as u64 | (port.wire() as u64) << 32 | (proto.0 as u64) << 48;
-        siphash::short(key, word, 7)
+    fn hash(key: &TableKey, client: &A4, port: Port, proto: Proto) -> u32 {
+        key.spread(key.pair(0, client.0, port.wire() as u32 | (proto.0 as u32) << 16))
     }
 }
 
@@ -322,15 +323,10 @@ impl Ip for V6 {
     #[inline(always)]
     fn adjust(_: &mut Ipv6Hdr, _: u32) {}
     #[inline(always)]
-    fn hash(key: Key, client: &A6, port: Port, proto: Proto) -> u64 {
+    fn hash(key: &TableKey, client: &A6, port: Port, proto: Proto) -> u32 {
         let w = client.0;
-        let two = |a: u32, b: u32| a as u64 | (b as u64) << 32;
-        siphash::long(
-            key,
-            [two(w[0], w[1]), two(w[2], w[3])],
-            port.wire() as u64 | (proto.0 as u64) << 16,
-            19,
-        )
+        let last = key.pair(2, 0, port.wire() as u32 | (proto.0 as u32) << 16);
+        key.spread(key.pair(0, w[0], w[1]).wrapping_add(key.pair(1, w[2], w[3])).wrapping_add(last))
     }
 }
 

@@ -21,6 +21,7 @@
 //! | [`account`] | a dest's connection counts |
 //! | [`tables`] | the trait over maps, clock, routes |
 //! | [`reason`] | every outcome by name |
+//! | [`keyed`] | the connection table's hash |
 //! | [`addr`], [`flow`], [`checksum`], [`crc32c`], [`siphash`] | the small change |
 //! | [`cell`] | shared words and their atomics: the only unsafe code but for byte casts |
 //! | [`host`] | the engine over ordinary memory, for tests and for `lb-user explain` |
@@ -28,8 +29,8 @@
 #![no_std]
 #![cfg_attr(
     target_arch = "bpf",
-    feature(core_intrinsics),
-    allow(internal_features, reason = "32-bit atomics on BPF")
+    feature(core_intrinsics, asm_experimental_arch),
+    allow(internal_features, reason = "32-bit atomics, and masks, on BPF")
 )]
 
 #[cfg(any(test, feature = "host"))]
@@ -51,6 +52,7 @@ pub mod ftp;
 #[cfg(any(test, feature = "host"))]
 pub mod host;
 pub mod ip;
+pub mod keyed;
 pub mod local;
 pub mod mark;
 pub mod outer;

@@ -66,8 +66,7 @@ fn translate<F: Ip, P: Outgoing, T: Tables>(
         return Err(Reason::FamilyIdle);
     }
     let seen = &mut work.seen;
-    parse::ip::<F, P>(p, l3, seen)?;
-    seen.now = t.now();
+    *seen = parse::ip::<F, P>(p, l3, header, t.now())?;
     if related::is_icmp::<F>(seen.proto) {
         return Err(Reason::OtherProtocol);
     }
@@ -76,7 +75,9 @@ fn translate<F: Ip, P: Outgoing, T: Tables>(
     if seen.fragment != Fragment::Whole && !fragments::ported(t, seen) {
         return Err(Reason::ReplyUnknown);
     }
-    let Some(hit) = pipeline::find_reply(t, work) else { return Err(Reason::ReplyUnknown) };
+    let Some(hit) = pipeline::find_reply(t, &work.seen, &mut work.wanted) else {
+        return Err(Reason::ReplyUnknown);
+    };
     pipeline::account(t, &work.seen, &hit)?;
     let (vaddr, vport) = (hit.entry.vaddr(), hit.entry.vport());
     if !hit.current() {

@@ -85,28 +85,31 @@ pub struct Seen<F: Ip> {
     pub len: u32,
 }
 
-/// The IP header, with nothing known of the transport yet.
+/// The IP header at `l3` of a packet that came at `now`, with nothing known of the transport yet.
 ///
 /// `Malformed` if its lengths cannot be, among themselves or within the frame.
 #[inline(always)]
-pub fn network<F: Ip, P: Bytes>(p: &P, l3: u32, seen: &mut Seen<F>) -> Result<(), Reason> {
-    let header: &F::Header = p.at(l3).ok_or(Reason::Truncated)?;
+pub fn network<F: Ip, P: Bytes>(p: &P, l3: u32, header: &F::Header, now: u32) -> Result<Seen<F>, Reason> {
     let len = F::total_len(header);
     let (skip, proto, fragment, id) = F::payload(header)?;
-    seen.src = F::source(header);
-    seen.dst = F::destination(header);
-    seen.l3 = l3;
-    seen.l4 = l3 + skip;
-    seen.len = len;
-    seen.id = id;
-    seen.event = Event::NONE;
-    seen.opens = false;
-    seen.proto = proto;
-    seen.fragment = fragment;
     if len < skip || !p.has(l3 + len) {
         return Err(Reason::Malformed);
     }
-    Ok(())
+    Ok(Seen {
+        src: F::source(header),
+        dst: F::destination(header),
+        l3,
+        l4: l3 + skip,
+        id,
+        now,
+        sport: Port::ZERO,
+        dport: Port::ZERO,
+        event: Event::NONE,
+        opens: false,
+        proto,
+        fragment,
+        len,
+    })
 }
 
 /// Walks IPv6 extension headers up to the transport header. (IPv4 has none: a no-op there.)
@@ -153,9 +156,10 @@ pub fn extensions<F: Ip, P: Bytes>(p: &P, seen: &mut Seen<F>) -> Result<(), Reas
 
 /// The IP header with all that stands between it and the transport header.
 #[inline(always)]
-pub fn ip<F: Ip, P: Bytes>(p: &P, l3: u32, seen: &mut Seen<F>) -> Result<(), Reason> {
-    network::<F, P>(p, l3, seen)?;
-    extensions::<F, P>(p, seen)
+pub fn ip<F: Ip, P: Bytes>(p: &P, l3: u32, header: &F::Header, now: u32) -> Result<Seen<F>, Reason> {
+    let mut seen = network::<F, P>(p, l3, header, now)?;
+    extensions::<F, P>(p, &mut seen)?;
+    Ok(seen)
 }
 
 /// The transport header, where the packet has one: a later fragment does not.

@@ -17,7 +17,7 @@ use crate::parse::Seen;
 use crate::pipeline::{Step, Work};
 use crate::reason::Reason;
 use crate::sip::{self, Call};
-use crate::table::{self, Birth, Hit, Inserted, Insertion, Place, Wanted};
+use crate::table::{self, Birth, Hit, Inserted, Place, Wanted};
 use crate::tables::{Control, Tables};
 
 /// What [`Work::template`] holds when the client has none.
@@ -142,12 +142,7 @@ fn create<F: Ip, T: Tables>(t: &T, wanted: &Wanted<F>, question: &Question, numb
         last: wanted.now.wrapping_add(t.settings().ticks(question.service.timeout)),
         packets,
     };
-    t.insert(Insertion::<F> {
-        wanted: *wanted,
-        birth,
-        place: place::<F, T>(t, wanted),
-        control: Control::NONE,
-    })
+    t.insert(wanted, place::<F, T>(t, wanted), birth, Control::NONE)
 }
 
 /// Notes whose call a new template is for. False: there is no room for that, and the template is gone again.

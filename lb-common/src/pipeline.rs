@@ -1,15 +1,16 @@
 //! The pass over a packet, top to bottom. Read this first.
 //!
 //! ```text
-//! process ─ link layer ─ receive ─┬─ of a connection: forward::request, forward::reply ─┬─ verdict
-//!                                 ├─ lookup ─ call ─ pick ─ open ─ forward::newcomer ───┤
-//!                                 └─────────────────────────────────────────────────────┴─ slow::process, fragments::process
+//! process ─ (ipv6) ─ receive ─┬─ of a connection: forward::request, forward::reply ─┬─ verdict
+//!                             ├─ newcomer: lookup ─ call ─ pick ─ open ─ forward ───┤
+//!                             └─────────────────────────────────────────────────────┴─ slow::process, fragments::process
 //! ```
 //!
-//! The stages are functions of their own, one after the other and not one inside the other, each telling the next what
-//! to do by one word, a [`Step`]: a chain of BPF functions has 512 bytes of stack together and may return one word.
-//! What belongs to a known connection is sent on within the first: a call costs as much as a dozen instructions where
-//! the kernel guards its returns.
+//! What belongs to a known connection is sent on within the first program, without a call: that costs as much as a dozen
+//! instructions where the kernel guards its returns. IPv6, packets without a connection, fragments that wait, and what few packets need are
+//! programs of their own ([`Stage`]), reached by a jump: each has its own stack of 512 bytes, and its own share of what
+//! the verifier is ready to look at. Their parts are functions one after the other, each telling the next what to do by
+//! one word, a [`Step`].
 
 use crate::account;
 use crate::addr::Proto;
@@ -21,8 +22,8 @@ use crate::forward::{self, icmp};
 use crate::fragments;
 use crate::ip::{Address, Ip, V4, V6, filter_bit};
 use crate::packet::Packet;
-use crate::parse::{self, Fragment, Seen};
-use crate::reason::{Reason, Verdict};
+use crate::parse::{self, Fragment, Link, Seen};
+use crate::reason::{Reason, Stage, Verdict};
 use crate::related;
 use crate::sip::Call;
 use crate::state::{self, sctp::SctpState, tcp::TcpState};
@@ -228,28 +229,54 @@ impl From<Result<Step, Reason>> for Step {
     }
 }
 
-/// Takes a frame through the balancer. [`Verdict::LATER`]: [`crate::slow::process`] does the rest, or
-/// [`fragments::process`], see [`Step::is_of_fragment`].
+/// Takes a frame through the balancer, as far as a verdict or another [`Stage`].
 #[inline(always)]
 pub fn process<P: Packet, T: Tables>(p: &mut P, t: &T, space: &mut Workspace) -> Verdict {
-    let link = match parse::link(p) {
-        Ok(link) => link,
-        Err(reason) => return reason.into(),
-    };
-    let (family, step) = match link.kind {
-        ethertype::IPV4 => {
-            (V4::FAMILY, stages::<V4, P, T>(p, t, &mut space.v4, &mut space.question, link.l3))
+    match parse::link(p) {
+        Ok(Link { kind: ethertype::IPV4, l3 }) => {
+            space.family = V4::FAMILY as u32;
+            let step = receive::<V4, P, T>(p, t, &mut space.v4, l3).into();
+            settle(step, space)
         }
-        ethertype::IPV6 => {
-            (V6::FAMILY, stages::<V6, P, T>(p, t, &mut space.v6, &mut space.question, link.l3))
+        Ok(Link { kind: ethertype::IPV6, l3 }) => {
+            (space.family, space.v6.seen.l3) = (V6::FAMILY as u32, l3);
+            Stage::Ipv6.into()
         }
-        _ => return Reason::NotIp.into(),
+        Ok(_) => Reason::NotIp.into(),
+        Err(reason) => reason.into(),
+    }
+}
+
+/// [`Stage::Ipv6`]: the same for an IPv6 packet.
+#[inline(always)]
+pub fn ipv6<P: Packet, T: Tables>(p: &mut P, t: &T, space: &mut Workspace) -> Verdict {
+    let l3 = space.v6.seen.l3;
+    let step = receive::<V6, P, T>(p, t, &mut space.v6, l3).into();
+    settle(step, space)
+}
+
+/// [`Stage::New`]: a client's packet without a connection. The service, the dest, the entry, and on its way.
+#[inline(always)]
+pub fn newcomer<P: Packet, T: Tables>(p: &mut P, t: &T, space: &mut Workspace) -> Verdict {
+    let step = if space.family == V4::FAMILY as u32 {
+        stages::<V4, P, T>(p, t, &mut space.v4, &mut space.question)
+    } else {
+        stages::<V6, P, T>(p, t, &mut space.v6, &mut space.question)
     };
+    settle(step, space)
+}
+
+/// The verdict, or what is left to do.
+#[inline(always)]
+fn settle(step: Step, space: &mut Workspace) -> Verdict {
     if !step.is_open() {
         return Verdict::from_word(step.0);
     }
-    (space.rest, space.family) = (step, family as u32);
-    Verdict::LATER
+    if step.is(Step::ADMIT) {
+        return Stage::New.into();
+    }
+    space.rest = step;
+    if step.is_of_fragment() { Stage::Wait.into() } else { Stage::Slow.into() }
 }
 
 #[inline(always)]
@@ -258,12 +285,8 @@ fn stages<F: Ip, P: Packet, T: Tables>(
     t: &T,
     work: &mut Work<F>,
     question: &mut Question,
-    l3: u32,
 ) -> Step {
-    let mut step = receive(p, t, work, l3);
-    if step.is(Step::ADMIT) {
-        step = t.lookup(work, question);
-    }
+    let mut step = t.lookup(work, question);
     if step.is(Step::CALL) {
         step = t.call(p, work, question);
     }
@@ -280,40 +303,40 @@ fn stages<F: Ip, P: Packet, T: Tables>(
 }
 
 /// One IP packet: is it for us, from whom, of which connection? One of a known connection is sent on at once.
-#[inline(never)]
-fn receive<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>, l3: u32) -> Step {
-    sides(p, t, work, l3).into()
-}
-
 #[inline(always)]
-fn sides<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>, l3: u32) -> Result<Step, Reason> {
+fn receive<F: Ip, P: Packet, T: Tables>(
+    p: &mut P,
+    t: &T,
+    work: &mut Work<F>,
+    l3: u32,
+) -> Result<Step, Reason> {
     let header: &F::Header = p.at(l3).ok_or(Reason::Truncated)?;
-    let to_us = t.known(filter_bit(F::FAMILY, F::destination(header).mixed()));
-    let from_us = t.known(filter_bit(F::FAMILY, F::source(header).mixed()));
+    let [to_us, from_us] =
+        t.known_each([F::destination(header), F::source(header)].map(|a| filter_bit(F::FAMILY, a.mixed())));
     // An ICMP error may come from any router: what it quotes decides.
-    let icmp = related::may_be_icmp::<F>(F::payload(header)?.1);
-    if !to_us && !from_us && !icmp {
+    if !to_us && !from_us && !related::may_be_icmp::<F>(F::payload(header)?.1) {
         return Err(Reason::NotOurs);
     }
     if t.settings().services(F::FAMILY) == 0 {
         return Err(Reason::FamilyIdle);
     }
-    let seen = &mut work.seen;
-    parse::ip::<F, P>(p, l3, seen)?;
-    seen.now = t.now();
+    let mut seen = parse::ip::<F, P>(p, l3, header, t.now())?;
     if related::is_icmp::<F>(seen.proto) {
+        work.seen = seen;
         return Ok(Step::related());
     }
     if !to_us && !from_us {
         return Err(Reason::NotOurs);
     }
-    parse::transport::<F, P>(p, seen)?;
+    parse::transport::<F, P>(p, &mut seen)?;
+    // In memory from here on, where the kernel's verifier does not tell one kind of packet from another.
+    work.seen = seen;
     if seen.fragment != Fragment::Whole
-        && let Some(step) = fragments::join(t, seen, p.ingress())
+        && let Some(step) = fragments::join(t, &mut work.seen, p.ingress())
     {
         return Ok(step);
     }
-    if from_us && let Some(hit) = find_reply(t, work) {
+    if from_us && let Some(hit) = find_reply(t, &work.seen, &mut work.wanted) {
         return reply(p, t, &work.seen, &hit);
     }
     if to_us {
@@ -326,17 +349,20 @@ fn sides<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>, l3: 
 #[inline(always)]
 fn request<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>) -> Result<Step, Reason> {
     let seen = &work.seen;
-    work.place = table::place::<F, T>(t, &seen.src, seen.sport, seen.proto);
-    work.wanted = Wanted { flow: seen.flow(), tag: seen.proto.0 as u32, now: seen.now };
-    match table::search::<F, T, false>(t, work.place, &work.wanted) {
-        Some(hit) if !reusable(t, &hit, seen) => match follow(t, seen, &hit)? {
-            None => Ok(Step::admit()),
-            Some(_) if hit.dest & bound::NO_DEST != 0 => Ok(Step::bypass()),
-            Some(_) if hit.dest & bound::FTP != 0 => Ok(Step::ftp(hit.slot, false)),
-            Some(dest) => forward::request(p, t, seen, &hit, dest),
-        },
-        _ => Ok(Step::admit()),
+    let place = table::place::<F, T>(t, &seen.src, seen.sport, seen.proto);
+    let wanted = Wanted { flow: seen.flow(), tag: seen.proto.0 as u32, now: seen.now };
+    if let Some(hit) = table::search_keeping::<F, T, false>(t, place, wanted, &mut work.wanted)
+        && !reusable(t, &hit, seen)
+        && let Some(dest) = follow(t, seen, &hit)?
+    {
+        return match hit.dest {
+            word if word & bound::NO_DEST != 0 => Ok(Step::bypass()),
+            word if word & bound::FTP != 0 => Ok(Step::ftp(hit.slot, false)),
+            _ => forward::request(p, t, seen, &hit, dest),
+        };
     }
+    (work.place, work.wanted) = (place, wanted);
+    Ok(Step::admit())
 }
 
 /// A packet of a known connection: its dest must still be there; the state machine moves. Without its dest the
@@ -350,7 +376,7 @@ fn follow<'a, F: Ip, T: Tables>(
     let dest = t.dest(hit.dest()).ok_or(Reason::Internal)?;
     // A connection that bypasses the dests has none.
     if !dest.available() && hit.dest & bound::NO_DEST == 0 {
-        let ends = t.settings().expire_nodest_conn.load() != 0 && end(t, hit, seen.now);
+        let ends = t.settings().expire_nodest_conn.load() != 0 && end(t, &{ *hit }, seen.now);
         return if ends { Ok(None) } else { Err(Reason::DestGone) };
     }
     let no_output = hit.ctl & ctl::NO_OUTPUT;
@@ -382,7 +408,7 @@ fn step<F: Ip, T: Tables>(
     };
     table::advance(t, hit, seen.proto, next, no_output, seen.now);
     if hit.dest & bound::CONTROLLED != 0 && assures(seen.proto, hit.state(), next, direction) {
-        table::assure_template(t, hit);
+        table::assure_template(t, &{ *hit });
     }
 }
 
@@ -400,7 +426,9 @@ fn assures(proto: Proto, from: u8, to: u8, direction: state::Direction) -> bool 
 /// expire_nodest_conn.) If so the old entry goes.
 #[inline(always)]
 fn reusable<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, seen: &Seen<F>) -> bool {
-    seen.opens && seen.proto != Proto::UDP && begins_afresh(t, hit, seen.proto) && end(t, hit, seen.now)
+    // A copy: the hit itself need not be in memory.
+    let copy = |hit: &Hit<'_, F>| begins_afresh(t, hit, seen.proto) && end(t, hit, seen.now);
+    seen.opens && seen.proto != Proto::UDP && copy(&{ *hit })
 }
 
 #[inline(never)]
@@ -424,13 +452,16 @@ fn begins_afresh<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, proto: Proto) -> boo
 
 /// The connection a packet from a known address is a reply of.
 #[inline(always)]
-pub(crate) fn find_reply<'a, F: Ip, T: Tables>(t: &'a T, work: &mut Work<F>) -> Option<Hit<'a, F>> {
-    let seen = &work.seen;
+pub(crate) fn find_reply<'a, F: Ip, T: Tables>(
+    t: &'a T,
+    seen: &Seen<F>,
+    memory: &mut Wanted<F>,
+) -> Option<Hit<'a, F>> {
     let place = table::place::<F, T>(t, &seen.dst, seen.dport, seen.proto);
     let flow =
         Flow { client: seen.dst, vaddr: seen.src, cport: seen.dport, vport: seen.sport, proto: seen.proto };
-    work.wanted = Wanted { flow, tag: seen.proto.0 as u32, now: seen.now };
-    table::search::<F, T, true>(t, place, &work.wanted)
+    let wanted = Wanted { flow, tag: seen.proto.0 as u32, now: seen.now };
+    table::search_keeping::<F, T, true>(t, place, wanted, memory)
 }
 
 /// A packet from a server. One whose TTL ends here never gets as far as IPVS: the stack answers it.

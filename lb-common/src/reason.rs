@@ -21,8 +21,20 @@ pub enum Action {
 pub struct Verdict(u64);
 
 impl Verdict {
-    /// None yet: the packet's rest is another program's. No reason's number.
-    pub const LATER: Self = Self(u32::MAX as u64);
+    /// None yet: the packet goes on to the stage in the low bits. No reason's number.
+    const STAGE: u64 = u32::MAX as u64 - 3;
+
+    /// The stage that goes on with the packet.
+    #[inline(always)]
+    pub const fn stage(self) -> Option<Stage> {
+        match self.0.wrapping_sub(Self::STAGE) {
+            0 => Some(Stage::Slow),
+            1 => Some(Stage::New),
+            2 => Some(Stage::Ipv6),
+            3 => Some(Stage::Wait),
+            _ => None,
+        }
+    }
 
     /// Sent out by `ifindex`, or by the NIC it came in by if that is `ingress`.
     #[inline(always)]
@@ -60,6 +72,27 @@ impl Verdict {
             passed if passed < Reason::FragmentUnknown as u32 => Action::Pass,
             _ => Action::Drop,
         }
+    }
+}
+
+/// Where the pass over a packet goes on. In the kernel these are programs of their own, in the map `stages`.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// [`crate::slow::process`].
+    Slow = 0,
+    /// [`crate::pipeline::newcomer`].
+    New = 1,
+    /// [`crate::pipeline::ipv6`].
+    Ipv6 = 2,
+    /// [`crate::fragments::process`].
+    Wait = 3,
+}
+
+impl From<Stage> for Verdict {
+    #[inline(always)]
+    fn from(stage: Stage) -> Self {
+        Self(Self::STAGE + stage as u64)
     }
 }
 

@@ -3,17 +3,20 @@
 
 use crate::addr::{Family, Proto};
 use crate::cell::Cell32;
+use crate::keyed::TableKey;
 use crate::state::{QUOTED_TIMEOUT, udp};
 
 /// Protocol rows of the timeout table.
 const ROWS: usize = 3;
+/// Cells of the timeout table, a power of two.
+const CELLS: usize = 64;
 
-/// The `settings` map's one value. 512 bytes.
+/// The `settings` map's one value. 640 bytes.
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub struct Settings {
     /// Timeouts in ticks, by protocol row (TCP, UDP, SCTP) and state.
-    timeouts: [Cell32; ROWS * 16],
+    timeouts: [Cell32; CELLS],
     /// Ticks of the packet path's clock in a second.
     pub hz: Cell32,
     /// Services of the IPv4 family. None: everything IPv4 is passed up, as an unhooked IPVS would.
@@ -26,7 +29,7 @@ pub struct Settings {
     pub ftp: Cell32,
     /// Services by mark.
     pub marks: Cell32,
-    /// Secret of the connection table's hash, low word first.
+    /// Secret of the other keyed hashes (siphash), low word first.
     pub secret: [Cell32; 4],
     /// `--set` values in seconds as last given: tcp, tcpfin, udp.
     pub given: [Cell32; 3],
@@ -83,11 +86,15 @@ pub struct Settings {
     pub local_dests: Cell32,
     /// The NICs at the near and the far end of the loop for fragments; 0: there is none. See [`crate::fragments`].
     pub loop_ends: [Cell32; 2],
+    /// Zero.
+    pub reserved: [Cell32; 1],
+    /// Key of the connection table's hash.
+    pub table_key: TableKey,
     /// The control side's own.
-    pub spare: [Cell32; 39],
+    pub spare: [Cell32; 46],
 }
 
-const _: () = assert!(core::mem::size_of::<Settings>() == 512);
+const _: () = assert!(core::mem::size_of::<Settings>() == 640);
 
 impl Default for Settings {
     fn default() -> Self {
@@ -99,7 +106,7 @@ impl Settings {
     /// All zero.
     pub const fn new() -> Self {
         Self {
-            timeouts: [const { Cell32::new(0) }; ROWS * 16],
+            timeouts: [const { Cell32::new(0) }; CELLS],
             hz: Cell32::new(0),
             services_v4: Cell32::new(0),
             services_v6: Cell32::new(0),
@@ -134,7 +141,9 @@ impl Settings {
             awaited_until: Cell32::new(0),
             local_dests: Cell32::new(0),
             loop_ends: [const { Cell32::new(0) }; 2],
-            spare: [const { Cell32::new(0) }; 39],
+            reserved: [const { Cell32::new(0) }; 1],
+            table_key: TableKey::new(),
+            spare: [const { Cell32::new(0) }; 46],
         }
     }
 }
@@ -153,10 +162,9 @@ impl Settings {
     /// The cell of a state's timeout, in ticks.
     #[inline(always)]
     pub fn timeout(&self, proto: Proto, state: u32) -> &Cell32 {
-        const LAST: usize = ROWS * 16 - 1;
-        // The 6.1 verifier loses the bounds of an OR of two registers: the comparison has to stay.
-        let i = core::hint::black_box(row(proto) * 16 + (state & 15)) as usize;
-        &self.timeouts[if i > LAST { LAST } else { i }]
+        const { assert!(ROWS * 16 <= CELLS) };
+        // The 6.1 verifier loses the bounds of an OR of two registers.
+        &self.timeouts[crate::cell::masked::<{ CELLS as u32 - 1 }>(row(proto) * 16 + (state & 15))]
     }
 
     /// How many services a family has.

@@ -19,7 +19,7 @@ use crate::state;
 use crate::tables::{LOOPBACK, RouteQuery, Tables};
 use crate::wire::tcp_flags;
 
-/// Does what [`crate::pipeline::process`] left to do.
+/// [`crate::reason::Stage::Slow`]: does what the other stages left to do.
 #[inline(always)]
 pub fn process<P: Packet, T: Tables>(p: &mut P, t: &T, space: &mut Workspace) -> Verdict {
     if space.family == Family::V4 as u32 {

@@ -22,7 +22,7 @@ use crate::service::{SchedState, Service, ServiceKey};
 use crate::settings::Settings;
 use crate::sip::Call;
 use crate::siphash::Key;
-use crate::table::{self, Inserted, Insertion};
+use crate::table::{self, Birth, Inserted, Insertion, Place, Wanted};
 
 /// The loopback device's number, the same in every namespace: routes asked for from there are those of locally made
 /// packets. The kernel answers only while `net.ipv{4,6}.conf.lo.forwarding` is on; attaching switches it on.
@@ -32,7 +32,7 @@ pub const LOOPBACK: u32 = 1;
 pub const FILTER_BITS: u32 = 16;
 
 /// Layout version of all maps together. A binary never reads maps of another version as its own.
-pub const LAYOUT: u32 = 6;
+pub const LAYOUT: u32 = 7;
 
 /// The way asked for.
 #[repr(C, align(8))]
@@ -131,11 +131,17 @@ pub trait Tables {
     fn random(&self) -> u32;
     /// The settings.
     fn settings(&self) -> &Settings;
-    /// The connection table's secret.
+    /// The secret of keyed hashes.
     fn secret(&self) -> Key;
 
+    /// Are these bits of the address filter set?
+    fn known_each<const N: usize>(&self, bits: [u32; N]) -> [bool; N];
     /// Is this bit of the address filter set?
-    fn known(&self, bit: u32) -> bool;
+    #[inline(always)]
+    fn known(&self, bit: u32) -> bool {
+        let [known] = self.known_each([bit]);
+        known
+    }
     /// The service with this key.
     fn service(&self, key: &ServiceKey) -> Option<&Service>;
     /// A mark rule.
@@ -245,11 +251,11 @@ pub trait Tables {
         table::claim(self, new, second, least)
     }
     /// [`table::insert`].
-    fn insert<F: Ip>(&self, new: Insertion<F>) -> Inserted
+    fn insert<F: Ip>(&self, wanted: &Wanted<F>, place: Place, birth: Birth, control: Control) -> Inserted
     where
         Self: Sized,
     {
-        table::insert(self, &new)
+        table::insert(self, &Insertion { wanted: *wanted, birth, place, control })
     }
 
     /// [`table::retire`].

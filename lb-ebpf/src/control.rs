@@ -28,7 +28,7 @@ pub fn run(ctx: &XdpContext) -> u32 {
         },
         request::verb::EXPIRE_GONE => {
             let (from, count) = (u32::from_le_bytes(request.first), u32::from_le_bytes(request.second));
-            let kernel = Kernel::detached();
+            let Some(kernel) = Kernel::detached() else { return request::status::FAILED };
             table::expire_gone::<V4, Kernel>(&kernel, from, count, kernel.now());
             table::expire_gone::<V6, Kernel>(&kernel, from, count, kernel.now());
             request::status::DONE

@@ -29,8 +29,7 @@ pub struct Held {
 /// A fragment that has to wait, or one that others wait for: the scratch memory says which.
 #[xdp(frags)]
 fn lb_wait(ctx: XdpContext) -> u32 {
-    let Some(scratch) = kernel::scratch() else { return xdp_action::XDP_ABORTED };
-    crate::end(fragments::process(&mut Frame::new(&ctx), &Kernel::new(ctx.ctx), &mut scratch.work))
+    crate::run(&ctx, fragments::process)
 }
 
 /// The loop's far end: what comes goes back, in as many copies as the map has places.
@@ -54,8 +53,12 @@ fn lb_copy(ctx: XdpContext) -> u32 {
 
 #[inline(always)]
 fn turn(ctx: &XdpContext) -> Turn {
-    let (frame, kernel) = (Frame::new(ctx), Kernel::detached());
-    let (Ok(link), Some(scratch)) = (parse::link(&frame), kernel::scratch()) else { return Turn::Nothing };
+    let frame = Frame::new(ctx);
+    let (Ok(link), Some(kernel), Some(scratch)) =
+        (parse::link(&frame), Kernel::detached(), kernel::scratch())
+    else {
+        return Turn::Nothing;
+    };
     match link.kind {
         ethertype::IPV4 => fragments::turn(&frame, &kernel, link.l3, &mut scratch.work.v4.seen),
         ethertype::IPV6 => fragments::turn(&frame, &kernel, link.l3, &mut scratch.work.v6.seen),

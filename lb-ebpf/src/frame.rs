@@ -3,12 +3,14 @@
 use core::ffi::c_void;
 use core::mem::size_of;
 use core::ops::ControlFlow;
+use core::ptr::NonNull;
 
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::{
     bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
 };
 use aya_ebpf::programs::XdpContext;
+use lb_common::cell::masked;
 use lb_common::checksum;
 use lb_common::packet::{Bytes, Packet};
 use lb_common::wire::Wire;
@@ -49,14 +51,25 @@ impl Frame {
     }
 
     #[inline(always)]
-    fn place<T>(&self, off: u32) -> Option<*mut T> {
-        if off > DEEPEST {
+    fn place<T>(&self, off: u32) -> Option<NonNull<T>> {
+        let start = self.data() + bounded(off)?;
+        if start + size_of::<T>() > self.end() {
             return None;
         }
-        // The 6.1 verifier forgets the comparison when the offset is in memory: a mask next to the sum it does see.
-        let start = self.data() + (core::hint::black_box(off) & DEEPEST) as usize;
-        if start + size_of::<T>() > self.end() { None } else { Some(start as *mut T) }
+        // SAFETY: no packet begins at address 0.
+        unsafe { core::hint::assert_unchecked(start != 0) };
+        NonNull::new(start as *mut T)
     }
+}
+
+/// An offset in bounds that the verifier sees too. It forgets a comparison while the value is in memory; a mask next to
+/// the sum it does see.
+#[inline(always)]
+pub fn bounded(off: u32) -> Option<usize> {
+    if off > DEEPEST {
+        return None;
+    }
+    Some(if core::intrinsics::is_val_statically_known(off) { off as usize } else { masked::<DEEPEST>(off) })
 }
 
 impl Bytes for Frame {
@@ -73,7 +86,7 @@ impl Bytes for Frame {
     #[inline(always)]
     fn at<T: Wire>(&self, off: u32) -> Option<&T> {
         // SAFETY: in bounds, and a `Wire` type may lie anywhere; the borrow ends before the packet is adjusted.
-        self.place::<T>(off).map(|p| unsafe { &*p })
+        self.place::<T>(off).map(|p| unsafe { p.as_ref() })
     }
 }
 
@@ -87,7 +100,7 @@ impl Packet for Frame {
     #[inline(always)]
     fn at_mut<T: Wire>(&mut self, off: u32) -> Option<&mut T> {
         // SAFETY: as in `at`; `&mut self` keeps other borrows out.
-        self.place::<T>(off).map(|p| unsafe { &mut *p })
+        self.place::<T>(off).map(|mut p| unsafe { p.as_mut() })
     }
 
     #[inline(always)]
@@ -109,13 +122,24 @@ impl Packet for Frame {
 
     #[inline(always)]
     fn sum(&mut self, off: u32, len: u32) -> Option<u32> {
-        let mut acc = Sum { ctx: self.ctx, off, len, sum: 0, failed: 0 };
-        repeat(len.div_ceil(CHUNK), &mut acc, |acc, i| {
-            add_chunk(acc, i);
-            if acc.failed != 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        (acc.failed == 0).then_some(acc.sum)
+        let sum = lb_sum(self.ctx, off, len);
+        (sum != FAILED).then_some(sum as u32)
     }
+}
+
+/// No sum of [`lb_sum`].
+const FAILED: u64 = u64::MAX;
+
+/// [`Packet::sum`]: a global function, verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_sum(ctx: *mut xdp_md, off: u32, len: u32) -> u64 {
+    let mut acc = Sum { ctx, off, len, sum: 0, failed: 0 };
+    repeat(len.div_ceil(CHUNK), &mut acc, |acc, i| {
+        add_chunk(acc, i);
+        if acc.failed != 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    if acc.failed == 0 { acc.sum as u64 } else { FAILED }
 }
 
 /// Bytes summed at a time.

@@ -11,7 +11,7 @@ use aya_ebpf::helpers::generated::{
 };
 use lb_common::addr::{Addr, Family};
 use lb_common::admit::{self, Question};
-use lb_common::cell::Cell64;
+use lb_common::cell::{self, Cell64};
 use lb_common::conn::{Bucket4, Bucket6};
 use lb_common::defence;
 use lb_common::dest::{Dest, Hop, Route, SharedHop};
@@ -27,7 +27,7 @@ use lb_common::service::{SchedState, Service, ServiceKey};
 use lb_common::settings::Settings;
 use lb_common::sip::Call;
 use lb_common::siphash::Key;
-use lb_common::table::{self, Inserted, Insertion};
+use lb_common::table::{self, Birth, Inserted, Insertion, Place, Wanted};
 use lb_common::tables::{Control, Counters, Direction, RouteQuery, Tables};
 
 use crate::fragments::{self, Held};
@@ -40,18 +40,21 @@ use crate::maps::{
 /// The maps, clock and routes of this program.
 pub struct Kernel {
     ctx: *mut xdp_md,
+    /// Looked up once: they are asked all along the way.
+    settings: &'static Settings,
 }
 
 impl Kernel {
-    /// With a packet's context, which the route lookup wants.
+    /// With a packet's context, which the route lookup wants. There are always settings: the verifier does not know.
     #[inline(always)]
-    pub fn new(ctx: *mut xdp_md) -> Self {
-        Self { ctx }
+    pub fn new(ctx: *mut xdp_md) -> Option<Self> {
+        // SAFETY: cells, in a map that outlives the program.
+        SETTINGS.get_ptr(0).map(|settings| Self { ctx, settings: unsafe { &*settings } })
     }
     /// Where there is no packet, and no route is asked for.
     #[inline(always)]
-    pub fn detached() -> Self {
-        Self { ctx: core::ptr::null_mut() }
+    pub fn detached() -> Option<Self> {
+        Self::new(core::ptr::null_mut())
     }
 }
 
@@ -95,11 +98,7 @@ impl Tables for Kernel {
     }
     #[inline(always)]
     fn settings(&self) -> &Settings {
-        match SETTINGS.get(0) {
-            Some(settings) => settings,
-            // Not reached: the map has one entry. The verifier wants something here.
-            None => &NO_SETTINGS,
-        }
+        self.settings
     }
     #[inline(always)]
     fn secret(&self) -> Key {
@@ -108,10 +107,9 @@ impl Tables for Kernel {
         Key(two(s[0].load(), s[1].load()), two(s[2].load(), s[3].load()))
     }
     #[inline(always)]
-    fn known(&self, bit: u32) -> bool {
-        let Some(filter) = FILTER.get(0) else { return false };
-        let byte = (bit >> 3) as usize & (filter.len() - 1);
-        filter[byte] >> (bit & 7) & 1 != 0
+    fn known_each<const N: usize>(&self, bits: [u32; N]) -> [bool; N] {
+        let Some(filter) = FILTER.get(0) else { return [false; N] };
+        bits.map(|bit| filter[(bit >> 3) as usize & (filter.len() - 1)] >> (bit & 7) & 1 != 0)
     }
     #[inline(always)]
     fn service(&self, key: &ServiceKey) -> Option<&Service> {
@@ -331,11 +329,13 @@ impl Tables for Kernel {
         }
     }
     #[inline(always)]
-    fn insert<F: Ip>(&self, new: Insertion<F>) -> Inserted {
+    fn insert<F: Ip>(&self, wanted: &Wanted<F>, place: Place, birth: Birth, control: Control) -> Inserted {
         let Some(scratch) = scratch() else { return Inserted(Reason::Internal as u64) };
-        let place = &raw mut scratch.insertion;
-        // SAFETY: the family says which type `F` is; the union has room for both.
-        unsafe { *(place as *mut Insertion<F>) = new };
+        let new = &raw mut scratch.insertion as *mut Insertion<F>;
+        // SAFETY: the family says which type `F` is; the union has room for both, of any content.
+        let new = unsafe { &mut *new };
+        (new.birth, new.place, new.control) = (birth, place, control);
+        cell::copy(wanted, &mut new.wanted);
         Inserted(match F::FAMILY {
             Family::V4 => lb_insert4(),
             Family::V6 => lb_insert6(),
@@ -443,116 +443,127 @@ const INTERNAL: u64 = Reason::Internal as u64;
 // What follows are global functions: the verifier looks at each once, whatever their arguments, and not again at every
 // place that calls them. They find their arguments in the scratch memory and return a word.
 
+#[inline(always)]
+fn with_tables(ask: impl FnOnce(&Kernel) -> u64) -> u64 {
+    Kernel::detached().map_or(0, |kernel| ask(&kernel))
+}
+
+#[inline(always)]
+fn with_scratch(ask: impl FnOnce(&Kernel, &mut Scratch) -> u64) -> u64 {
+    match (Kernel::detached(), scratch()) {
+        (Some(kernel), Some(scratch)) => ask(&kernel, scratch),
+        _ => INTERNAL,
+    }
+}
+
 /// [`admit::lookup`], IPv4.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_lookup4() -> u64 {
-    scratch().map_or(INTERNAL, |s| admit::lookup(&Kernel::detached(), &mut s.work.v4, &mut s.work.question).0)
+    with_scratch(|t, s| admit::lookup(t, &mut s.work.v4, &mut s.work.question).0)
 }
 
 /// [`admit::lookup`], IPv6.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_lookup6() -> u64 {
-    scratch().map_or(INTERNAL, |s| admit::lookup(&Kernel::detached(), &mut s.work.v6, &mut s.work.question).0)
+    with_scratch(|t, s| admit::lookup(t, &mut s.work.v6, &mut s.work.question).0)
 }
 
 /// [`persist::by_call`], IPv4.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_call4(ctx: *mut xdp_md) -> u64 {
-    let step = |s: &mut Scratch| {
-        persist::by_call(&Frame::of(ctx), &Kernel::detached(), &mut s.work.v4, &mut s.work.question).0
-    };
-    scratch().map_or(INTERNAL, step)
+    with_scratch(|t, s| persist::by_call(&Frame::of(ctx), t, &mut s.work.v4, &mut s.work.question).0)
 }
 
 /// [`persist::by_call`], IPv6.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_call6(ctx: *mut xdp_md) -> u64 {
-    let step = |s: &mut Scratch| {
-        persist::by_call(&Frame::of(ctx), &Kernel::detached(), &mut s.work.v6, &mut s.work.question).0
-    };
-    scratch().map_or(INTERNAL, step)
+    with_scratch(|t, s| persist::by_call(&Frame::of(ctx), t, &mut s.work.v6, &mut s.work.question).0)
 }
 
 /// [`admit::pick`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_pick() -> u64 {
-    scratch().map_or(INTERNAL, |s| admit::pick(&Kernel::detached(), &s.work.question).0)
+    with_scratch(|t, s| admit::pick(t, &s.work.question).0)
 }
 
 /// [`admit::open`], IPv4.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_open4(dest: u32) -> u64 {
-    scratch().map_or(INTERNAL, |s| admit::open(&Kernel::detached(), &mut s.work.v4, &s.work.question, dest).0)
+    with_scratch(|t, s| admit::open(t, &mut s.work.v4, &s.work.question, dest).0)
 }
 
 /// [`admit::open`], IPv6.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_open6(dest: u32) -> u64 {
-    scratch().map_or(INTERNAL, |s| admit::open(&Kernel::detached(), &mut s.work.v6, &s.work.question, dest).0)
+    with_scratch(|t, s| admit::open(t, &mut s.work.v6, &s.work.question, dest).0)
 }
 
 /// [`table::claim`] for the IPv4 entry in the scratch memory.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_claim4(second: u32, least: u32) -> u64 {
-    let Some(scratch) = scratch() else { return table::NO_SLOT };
+    let (Some(kernel), Some(scratch)) = (Kernel::detached(), scratch()) else { return table::NO_SLOT };
     // SAFETY: `insert` is under way with this member.
     let new = unsafe { &scratch.insertion.v4 };
-    table::claim(&Kernel::detached(), new, second != 0, least)
+    table::claim(&kernel, new, second != 0, least)
 }
 
 /// [`table::claim`] for the IPv6 entry in the scratch memory.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_claim6(second: u32, least: u32) -> u64 {
-    let Some(scratch) = scratch() else { return table::NO_SLOT };
+    let (Some(kernel), Some(scratch)) = (Kernel::detached(), scratch()) else { return table::NO_SLOT };
     // SAFETY: `insert` is under way with this member.
     let new = unsafe { &scratch.insertion.v6 };
-    table::claim(&Kernel::detached(), new, second != 0, least)
+    table::claim(&kernel, new, second != 0, least)
 }
 
 /// [`table::bury`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_bury(tag: u32, ctl: u32, dest: u32, slot: u32, now: u32) -> u64 {
-    table::bury(&Kernel::detached(), tag, ctl, dest, slot, now) as u64
+    with_tables(|t| table::bury(t, tag, ctl, dest, slot, now) as u64)
 }
 
 /// [`table::retire`], IPv4.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_retire4(slot: u32, gone: u32) -> u64 {
-    table::retire::<V4, Kernel>(&Kernel::detached(), slot, gone) as u64
+    with_tables(|t| table::retire::<V4, Kernel>(t, slot, gone) as u64)
 }
 
 /// [`table::retire`], IPv6.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_retire6(slot: u32, gone: u32) -> u64 {
-    table::retire::<V6, Kernel>(&Kernel::detached(), slot, gone) as u64
+    with_tables(|t| table::retire::<V6, Kernel>(t, slot, gone) as u64)
 }
 
 /// [`defence::thin_out`], IPv4. Returns nothing of interest: such a function has to return a number.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_thin_out4(bucket: u32) -> u64 {
-    defence::thin_out::<V4, Kernel>(&Kernel::detached(), bucket);
-    0
+    with_tables(|t| {
+        defence::thin_out::<V4, Kernel>(t, bucket);
+        0
+    })
 }
 
 /// [`defence::thin_out`], IPv6.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_thin_out6(bucket: u32) -> u64 {
-    defence::thin_out::<V6, Kernel>(&Kernel::detached(), bucket);
-    0
+    with_tables(|t| {
+        defence::thin_out::<V6, Kernel>(t, bucket);
+        0
+    })
 }
 
 /// [`table::insert`] of the IPv4 entry in the scratch memory.
@@ -560,7 +571,7 @@ extern "C" fn lb_thin_out6(bucket: u32) -> u64 {
 #[inline(never)]
 extern "C" fn lb_insert4() -> u64 {
     // SAFETY: the caller has just written this member.
-    scratch().map_or(INTERNAL, |s| unsafe { table::insert(&Kernel::detached(), &s.insertion.v4).0 })
+    with_scratch(|t, s| unsafe { table::insert(t, &s.insertion.v4).0 })
 }
 
 /// [`table::insert`] of the IPv6 entry in the scratch memory.
@@ -568,30 +579,34 @@ extern "C" fn lb_insert4() -> u64 {
 #[inline(never)]
 extern "C" fn lb_insert6() -> u64 {
     // SAFETY: the caller has just written this member.
-    scratch().map_or(INTERNAL, |s| unsafe { table::insert(&Kernel::detached(), &s.insertion.v6).0 })
+    with_scratch(|t, s| unsafe { table::insert(t, &s.insertion.v6).0 })
 }
 
 /// [`tree::winner`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_tree_winner(base: u32, scheduler: u32) -> u64 {
-    tree::winner(&Kernel::detached(), base, scheduler) as u64
+    with_tables(|t| tree::winner(t, base, scheduler) as u64)
 }
 
 /// [`tree::climb`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_tree_climb(base: u32, leaf: u32) -> u64 {
-    tree::climb(&Kernel::detached(), base, leaf);
-    0
+    with_tables(|t| {
+        tree::climb(t, base, leaf);
+        0
+    })
 }
 
 /// [`tree::touch`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_tree_touch(record: u32) -> u64 {
-    tree::touch(&Kernel::detached(), record);
-    0
+    with_tables(|t| {
+        tree::touch(t, record);
+        0
+    })
 }
 
 /// What is too big for the stack: arguments of the functions above. One per CPU; nothing else runs there meanwhile.
@@ -621,7 +636,6 @@ static EMPTY4: Bucket4 = Bucket4::new();
 static EMPTY6: Bucket6 = Bucket6::new();
 static EMPTY_WAITING: Waiting = Waiting::new();
 static EMPTY_CACHED: Cached = Cached::new();
-static NO_SETTINGS: Settings = Settings::new();
 
 /// `step` for 0, 1, … `count - 1` until it breaks, as one `bpf_loop`.
 #[inline(always)]

@@ -178,7 +178,7 @@ fn serve(socket: &Socket, desk: &mut Desk, number: u32) {
     // A datagram socket stays with the dest of its last datagram, as a UDP connection would.
     // SAFETY: a value of plain words.
     let known = unsafe { LOCAL_PEERS.get(desk.named) }
-        .and_then(|o| local::answer(&Kernel::detached(), o.dest, asked));
+        .and_then(|o| local::answer(&Kernel::detached()?, o.dest, asked));
     let other = match known {
         Some(other) if socket.proto() == Proto::UDP => other,
         _ => match choose(socket, desk, number, asked) {
@@ -209,7 +209,7 @@ fn restore(socket: &Socket) {
 /// The dest for a new peer, counted as a connection of it.
 #[inline(always)]
 fn choose(socket: &Socket, desk: &mut Desk, number: u32, port: Port) -> Option<Other> {
-    let kernel = Kernel::detached();
+    let kernel = Kernel::detached()?;
     let key = ServiceKey::addr(socket.family, socket.proto(), desk.named.addr, port);
     if !local::ask(&kernel, &key, &mut desk.question) {
         return None;
@@ -225,8 +225,8 @@ fn choose(socket: &Socket, desk: &mut Desk, number: u32, port: Port) -> Option<O
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_local_pick(desk: u32) -> u64 {
-    let Some(desk) = DESKS.get(desk) else { return 0 };
-    match admit::pick(&Kernel::detached(), &desk.question).opened() {
+    let (Some(kernel), Some(desk)) = (Kernel::detached(), DESKS.get(desk)) else { return 0 };
+    match admit::pick(&kernel, &desk.question).opened() {
         Some(dest) => dest as u64 | 1 << 32,
         None => 0,
     }

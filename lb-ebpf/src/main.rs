@@ -3,8 +3,10 @@
 //! | program | what it is |
 //! |---|---|
 //! | `lb` | the balancer, on every NIC it is attached to |
-//! | `lb_slow` | what few packets need; `lb` ends in it |
-//! | `lb_wait` | puts fragments away that came before their first; another end of `lb` |
+//! | `lb_ipv6` | IPv6 packets; `lb` goes on in it |
+//! | `lb_new` | packets without a connection |
+//! | `lb_slow` | what few packets need |
+//! | `lb_wait` | puts fragments away that came before their first |
 //! | `lb_copies`, `lb_copy` | the loop that fetches them when the first comes |
 //! | `lb_output` | translates replies of dests on the balancer itself, where they leave by a NIC |
 //! | `lb_control` | what user space asks to be done to the tables, through BPF_PROG_TEST_RUN |
@@ -13,6 +15,8 @@
 //! | `lb_pass` | lets everything pass: a veth peer needs some program for XDP_TX to reach it |
 #![no_std]
 #![no_main]
+#![feature(core_intrinsics)]
+#![allow(internal_features, reason = "is_val_statically_known")]
 
 mod control;
 mod fragments;
@@ -27,7 +31,8 @@ mod sweep;
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use lb_common::reason::{Action, Reason, Verdict};
+use lb_common::pipeline::Workspace;
+use lb_common::reason::{Action, Reason, Stage, Verdict};
 use lb_common::{pipeline, slow};
 
 use crate::frame::Frame;
@@ -35,23 +40,56 @@ use crate::kernel::Kernel;
 
 /// The balancer.
 #[xdp(frags)]
+#[inline(always)]
 fn lb(ctx: XdpContext) -> u32 {
-    let Some(scratch) = kernel::scratch() else { return xdp_action::XDP_ABORTED };
-    let verdict = pipeline::process(&mut Frame::new(&ctx), &Kernel::new(ctx.ctx), &mut scratch.work);
-    if verdict == Verdict::LATER {
-        let stage = if scratch.work.rest.is_of_fragment() { maps::WAIT } else { maps::SLOW };
-        // SAFETY: it comes back only where the program is missing.
-        unsafe { maps::STAGES.tail_call(&ctx, stage) };
-        return end(Reason::Internal.into());
-    }
-    end(verdict)
+    run(&ctx, pipeline::process)
 }
 
-/// What few packets need: the scratch memory says what.
+/// IPv6 packets.
 #[xdp(frags)]
+#[inline(always)]
+fn lb_ipv6(ctx: XdpContext) -> u32 {
+    run(&ctx, pipeline::ipv6)
+}
+
+/// Packets without a connection.
+#[xdp(frags)]
+#[inline(always)]
+fn lb_new(ctx: XdpContext) -> u32 {
+    run(&ctx, pipeline::newcomer)
+}
+
+/// What few packets need.
+#[xdp(frags)]
+#[inline(always)]
 fn lb_slow(ctx: XdpContext) -> u32 {
-    let Some(scratch) = kernel::scratch() else { return xdp_action::XDP_ABORTED };
-    end(slow::process(&mut Frame::new(&ctx), &Kernel::new(ctx.ctx), &mut scratch.work))
+    run(&ctx, slow::process)
+}
+
+/// A stage of the pass: its verdict is counted and carried out, or the next one goes on with what is in the scratch
+/// memory.
+#[inline(always)]
+fn run(ctx: &XdpContext, stage: impl FnOnce(&mut Frame, &Kernel, &mut Workspace) -> Verdict) -> u32 {
+    let (Some(kernel), Some(scratch)) = (Kernel::new(ctx.ctx), kernel::scratch()) else {
+        return xdp_action::XDP_ABORTED;
+    };
+    let verdict = stage(&mut Frame::new(ctx), &kernel, &mut scratch.work);
+    match verdict.stage() {
+        None => end(verdict),
+        // Each its own jump: one for all would be an indirect one, which costs more.
+        Some(Stage::Ipv6) => jump::<{ Stage::Ipv6 as u32 }>(ctx),
+        Some(Stage::New) => jump::<{ Stage::New as u32 }>(ctx),
+        Some(Stage::Slow) => jump::<{ Stage::Slow as u32 }>(ctx),
+        Some(Stage::Wait) => jump::<{ Stage::Wait as u32 }>(ctx),
+    }
+}
+
+/// Ends in another program.
+#[inline(always)]
+fn jump<const STAGE: u32>(ctx: &XdpContext) -> u32 {
+    // SAFETY: it comes back only where the program is missing.
+    unsafe { maps::STAGES.tail_call(ctx, STAGE) };
+    end(Reason::Internal.into())
 }
 
 /// Counts the verdict and carries it out.

@@ -95,13 +95,9 @@ pub const CLIENT_HOP_SLOTS: u32 = 4096;
 /// VLAN devices: their parent and number, by ifindex.
 #[map(name = "vlans")]
 pub static VLANS: HashMap<u32, [u32; 2]> = HashMap::with_max_entries(1024, NO_PREALLOC);
-/// Programs the balancer ends in.
+/// Programs the balancer ends in, by [`Stage`](lb_common::reason::Stage).
 #[map(name = "stages")]
 pub static STAGES: ProgramArray = ProgramArray::with_max_entries(8, 0);
-/// The place of `lb_slow` in [`STAGES`].
-pub const SLOW: u32 = 0;
-/// The place of `lb_wait`.
-pub const WAIT: u32 = 1;
 /// What is too big for the stack.
 #[map(name = "scratch")]
 pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);

@@ -22,7 +22,7 @@ use lb_common::parse::{Fragment, Seen};
 use lb_common::reason::{Action, Reason};
 use lb_common::wire::Wire;
 
-use crate::frame::DEEPEST;
+use crate::frame::bounded;
 use crate::kernel::{self, Kernel};
 use crate::maps;
 
@@ -32,7 +32,7 @@ const HEADERS: u32 = 256;
 /// Translates replies. Other filters of the NIC get their turn in any case.
 #[classifier]
 fn lb_output(ctx: TcContext) -> i32 {
-    let kernel = Kernel::detached();
+    let Some(kernel) = Kernel::detached() else { return TC_ACT_UNSPEC };
     let mut packet = Skb { ctx: ctx.skb.skb };
     if output::wanted(&kernel) && packet.is_own() { translate(&mut packet, &kernel) } else { TC_ACT_UNSPEC }
 }
@@ -139,11 +139,7 @@ impl Bytes for Skb {
 
     #[inline(always)]
     fn at<T: Wire>(&self, off: u32) -> Option<&T> {
-        if off > DEEPEST {
-            return None;
-        }
-        // As in `Frame::place`.
-        let start = self.data() + (core::hint::black_box(off) & DEEPEST) as usize;
+        let start = self.data() + bounded(off)?;
         if start + size_of::<T>() > self.end() {
             return None;
         }

@@ -58,12 +58,13 @@ pub fn start() -> i64 {
 unsafe extern "C" fn tick(_map: *mut c_void, _key: *mut u32, sweeper: *mut Sweeper) -> i64 {
     // SAFETY: the kernel passes the map's value.
     let sweeper = unsafe { &mut *sweeper };
-    let kernel = Kernel::detached();
-    slice::<V4>(&kernel, sweeper, 0);
-    slice::<V6>(&kernel, sweeper, 1);
-    // The end of a round of the IPv4 table: about a second.
-    if sweeper.next[0].load() == 0 {
-        defence::judge(&kernel, [sweeper.live[0].load(), sweeper.live[1].load()]);
+    if let Some(kernel) = Kernel::detached() {
+        slice::<V4>(&kernel, sweeper, 0);
+        slice::<V6>(&kernel, sweeper, 1);
+        // The end of a round of the IPv4 table: about a second.
+        if sweeper.next[0].load() == 0 {
+            defence::judge(&kernel, [sweeper.live[0].load(), sweeper.live[1].load()]);
+        }
     }
     // SAFETY: as in `start`.
     unsafe { bpf_timer_start(&raw mut sweeper.timer, TICK, 0) };

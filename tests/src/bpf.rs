@@ -481,6 +481,7 @@ impl Engine for Program {
         }
         HASHES.iter().try_for_each(|name| empty(maps.other(name)?))?;
         maps.settings().set_defaults(HZ);
+        maps.settings().table_key.set(&lb_common::host::TABLE_KEY);
         drop(services);
         for dest in 0..16 {
             let now = self.raw_counters(dest)?;

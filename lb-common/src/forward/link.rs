@@ -21,7 +21,8 @@ pub fn send<P: Packet>(p: &mut P, l3: u32, kind: u16, hop: &Hop) -> Result<(), R
         *macs = hop.mac_bytes();
         return Ok(());
     }
-    retag(p, l3, kind, hop)
+    // A copy: the hop itself need not be in memory.
+    retag(p, l3, kind, &{ *hop })
 }
 
 /// The uncommon case of [`send`]: other tags than before.

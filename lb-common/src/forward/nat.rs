@@ -66,7 +66,7 @@ fn udp<F: Ip, P: Packet>(p: &mut P, n: &Seen<F>, side: Side, port: Port, diff: u
     let check = match u16::from_ne_bytes(udp.check) {
         // A first fragment's sum covers bytes that are not here.
         0 if n.fragment != Fragment::Whole => 0,
-        0 => nonzero(whole_sum(p, n)),
+        0 => nonzero(whole_sum::<F, P>(p, n.l3, n.l4, n.l3 + n.len, n.proto)),
         check => nonzero(checksum::apply(check, diff)),
     };
     let udp: &mut UdpHdr = p.at_mut(n.l4).ok_or(Reason::Truncated)?;
@@ -97,12 +97,12 @@ fn sctp<F: Ip, P: Packet>(p: &mut P, n: &Seen<F>, side: Side, old: Port, port: P
 /// The checksum of a UDP datagram whose field is zero, over the headers as they stand now; 0 if the bytes are not all
 /// there, which [`crate::parse::network`] has ruled out.
 #[inline(never)]
-fn whole_sum<F: Ip, P: Packet>(p: &mut P, n: &Seen<F>) -> u16 {
-    let Some(header) = p.at::<F::Header>(n.l3) else { return 0 };
+fn whole_sum<F: Ip, P: Packet>(p: &mut P, l3: u32, l4: u32, end: u32, proto: Proto) -> u16 {
+    let Some(header) = p.at::<F::Header>(l3) else { return 0 };
     let addresses = checksum::add32(F::source(header).sum(), F::destination(header).sum());
-    let len = (n.l3 + n.len).saturating_sub(n.l4);
-    let Some(data) = p.sum(n.l4, len) else { return 0 };
-    !checksum::fold(checksum::add32(checksum::add32(addresses, pseudo(n.proto, len)), data))
+    let len = end.saturating_sub(l4);
+    let Some(data) = p.sum(l4, len) else { return 0 };
+    !checksum::fold(checksum::add32(checksum::add32(addresses, pseudo(proto, len)), data))
 }
 
 /// The pseudo header's share of a sum, addresses left out: protocol and length.

@@ -104,7 +104,7 @@ struct Inner {
 }
 
 /// Wraps the packet and sends it to the dest.
-#[inline(never)]
+#[inline(always)]
 pub fn send<F: Ip, P: Packet, T: Tables>(
     p: &mut P,
     t: &T,

@@ -22,7 +22,7 @@ use crate::parse::{Fragment, Seen};
 use crate::pipeline::{Step, Work};
 use crate::reason::Reason;
 use crate::state::{self, tcp::TcpState};
-use crate::table::{self, Birth, Hit, Insertion, Wanted};
+use crate::table::{self, Birth, Hit, Wanted};
 use crate::tables::{Control, Tables};
 use crate::text::Text;
 use crate::wire::Tcp;
@@ -152,7 +152,7 @@ pub fn expect<F: Ip, T: Tables>(t: &T, work: &Work<F>, slot: u32, how: u32) -> u
     };
     let place = table::place::<F, T>(t, &flow.client, flow.cport, flow.proto);
     let control = Control { template: hit.slot, identity: hit.ctl & ctl::IDENTITY };
-    let data = match t.insert(Insertion::<F> { wanted: work.group, birth, place, control }).slot() {
+    let data = match t.insert(&work.group, place, birth, control).slot() {
         Ok(data) => data,
         Err(reason) => return reason,
     };
@@ -210,7 +210,7 @@ pub fn adopt<F: Ip, T: Tables>(t: &T, work: &Work<F>) -> Step {
         packets: packets::NONE,
     };
     let control = control.unwrap_or(Control::NONE);
-    let inserted = t.insert(Insertion::<F> { wanted: work.wanted, birth, place: work.place, control });
+    let inserted = t.insert(&work.wanted, work.place, birth, control);
     table::remove(t, &hit, seen.now);
     match inserted.slot() {
         Ok(slot) => Step::request(slot),

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::vec::Vec;
 
+use super::TABLE_KEY;
 use super::caches::Caches;
 use super::rules::Memory;
 use crate::addr::{Addr, Family};
@@ -175,6 +176,7 @@ impl HostTables {
         assert!(sizes.buckets.is_power_of_two(), "the number of buckets has to be a power of two");
         let settings = Box::new(Settings::new());
         settings.set_defaults(250);
+        settings.table_key.set(&TABLE_KEY);
         Self {
             settings,
             filter: many(1 << (FILTER_BITS - 5)),
@@ -327,10 +329,9 @@ impl Tables for HostTables {
         let s = self.settings.secret.each_ref().map(|cell| u64::from(cell.load()));
         Key(s[0] | s[1] << 32, s[2] | s[3] << 32)
     }
-    fn known(&self, bit: u32) -> bool {
-        self.filter
-            .get((bit >> 5) as usize)
-            .is_some_and(|word| u32::from_le(word.load()) >> (bit & 31) & 1 != 0)
+    fn known_each<const N: usize>(&self, bits: [u32; N]) -> [bool; N] {
+        let known = |word: &Cell32, bit: u32| u32::from_le(word.load()) >> (bit & 31) & 1 != 0;
+        bits.map(|bit| self.filter.get((bit >> 5) as usize).is_some_and(|word| known(word, bit)))
     }
     fn service(&self, key: &ServiceKey) -> Option<&Service> {
         let at = *self.services.by_key.read().unwrap_or_else(PoisonError::into_inner).get(key)?;

@@ -26,6 +26,13 @@ pub fn pick<V: View>(view: &V) -> Option<u32> {
         // Beyond the end: left by a pick that ran while the list was changed.
         let start = if cursor > count as u64 { 0 } else { cursor as u32 };
         let mut walk = Walk { at: 0, dest: 0, start, count };
+        // Nearly always it is the very next: no walk then.
+        let (at, _) = around(start, 0, count);
+        if let Some(next) = view.candidate(at)
+            && next.eligible()
+        {
+            return Step { cursor: at as u64 + 1, dest: next.word() };
+        }
         // From the dest after the cursor once around, the cursor's own dest last.
         view.walk(count, &mut walk, |view, walk, i| {
             let (at, _) = around(walk.start, i, walk.count);

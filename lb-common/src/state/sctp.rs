@@ -1,5 +1,7 @@
 //! SCTP: IPVS's table. The event is that of a packet's first chunk.
 
+use crate::cell::masked;
+
 use super::{Direction, Event, column, pack};
 
 /// The states, numbered as IPVS does.
@@ -128,8 +130,8 @@ pub const fn may_hide_abort(first: u8) -> bool {
 /// The state after a packet.
 #[inline(always)]
 pub fn next(state: u8, direction: Direction, event: Event) -> u8 {
-    let row = (direction as usize) << 4 | (event.0 & 15) as usize;
-    column(ROWS[row & 63], state)
+    let row = (direction as u32) << 4 | (event.0 & 15) as u32;
+    column(ROWS[masked::<63>(row)], state)
 }
 
 /// Does a connection in this state count as active? Only an open one does.

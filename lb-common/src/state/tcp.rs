@@ -1,5 +1,7 @@
 //! TCP: IPVS's two tables, the normal one and that of the secure_tcp defence.
 
+use crate::cell::masked;
+
 use super::{Direction, Event, column, pack};
 
 /// The states, numbered as IPVS does.
@@ -83,8 +85,8 @@ pub const fn event(flags: u8) -> Event {
 /// The state after a segment.
 #[inline(always)]
 pub fn next(secure: bool, state: u8, direction: Direction, event: Event) -> u8 {
-    let row = (secure as usize) << 5 | (direction as usize) << 3 | (event.0 & 7) as usize;
-    column(ROWS[row & 63], state)
+    let row = (secure as u32) << 5 | (direction as u32) << 3 | (event.0 & 7) as u32;
+    column(ROWS[masked::<63>(row)], state)
 }
 
 /// Does a connection in this state count as active?

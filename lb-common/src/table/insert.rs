@@ -1,6 +1,6 @@
 //! Making an entry: under the bucket's lock, in the place of the best victim.
 
-use super::search::{Wanted, search};
+use super::search::{Wanted, in_time, search};
 use super::template::{DEPENDANTS, depend, held};
 use super::{Place, SLOT_OVERFLOW, base, expired, run_out};
 use crate::account;
@@ -67,6 +67,9 @@ impl Inserted {
     /// What became of [`claim`].
     #[inline(always)]
     const fn of_claim(claimed: u64) -> Self {
+        if claimed & CLAIMED_BY_OTHERS != 0 {
+            return Self::existing(claimed as u32);
+        }
         Self(claimed & u32::MAX as u64 | Self::SLOT | (claimed >> 32) << Self::BURIED_SHIFT)
     }
     /// While it is on its way: number plus 1 of the dest that lost a connection to this one; 0 = none did.
@@ -151,11 +154,11 @@ pub(super) fn release_lock(lock: &Cell32) {
 #[inline(always)]
 fn insert_locked<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, new: &Insertion<F>) -> Inserted {
     let wanted = &new.wanted;
-    if let Some(hit) = search::<F, T, false>(t, new.place, wanted) {
-        return Inserted::existing(hit.slot);
-    }
-    // The flow's last entry, run out but not swept yet, goes first: a flow is never in the table twice.
     if bucket.way(0).tag().load() & tag::OVERFLOW != 0 {
+        if let Some(hit) = search::<F, T, false>(t, new.place, wanted) {
+            return Inserted::existing(hit.slot);
+        }
+        // The flow's last entry, run out but not swept yet, goes first: a flow is never in the table twice.
         let claimed = t.claim(new, true, RANK_SAME);
         if claimed != NO_SLOT {
             return Inserted::of_claim(claimed);
@@ -213,9 +216,12 @@ struct Victim {
 
 /// No entry could be had.
 pub const NO_SLOT: u64 = u64::MAX;
+/// The flow has its entry already: with this bit, its slot.
+const CLAIMED_BY_OTHERS: u64 = 1 << 63;
 
 /// Takes the best victim of rank `least` or better in the place's bucket, or its second one, and makes it the new entry.
-/// Returns its slot, with what [`bury`] returned in the upper half, or [`NO_SLOT`].
+/// Returns its slot, with what [`bury`] returned in the upper half; or that of the entry the flow has there, with
+/// [`CLAIMED_BY_OTHERS`]; or [`NO_SLOT`].
 #[inline(always)]
 pub fn claim<F: Ip, T: Tables>(t: &T, new: &Insertion<F>, second: bool, least: u32) -> u64 {
     let n = new.place.bucket;
@@ -229,9 +235,11 @@ pub fn claim<F: Ip, T: Tables>(t: &T, new: &Insertion<F>, second: bool, least: u
         let way = new.place.home.wrapping_add(i) & (F::Entry::WAYS - 1);
         let entry = bucket.way(way);
         let ctl_word = entry.life().ctl.load_acquire();
-        // The search before has found nothing in time, so this one has run out.
         let same = ctl::is_live(ctl_word) && entry.matches(&new.wanted.flow, new.wanted.tag);
         let rank = if same {
+            if in_time(t.settings(), entry.tag().load(), entry.life(), ctl_word, now) {
+                return (base + way) as u64 | CLAIMED_BY_OTHERS;
+            }
             RANK_SAME
         } else {
             victim_rank(t.settings(), entry.tag().load(), entry.life(), ctl_word, now)

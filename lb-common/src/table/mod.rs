@@ -31,7 +31,7 @@ use insert::dest_changed;
 use template::release_template;
 
 pub use insert::{Birth, Inserted, Insertion, NO_SLOT, claim, insert};
-pub use search::{Wanted, search};
+pub use search::{Wanted, search, search_keeping};
 pub use sweep::{expire_gone, retire, sweep, sweep_range};
 pub use template::{
     DEPENDANTS, assure_template, orphan_template, renew_template, template_bits, template_timeout,
@@ -55,8 +55,9 @@ pub struct Place {
 /// The place of a client.
 #[inline(always)]
 pub fn place<F: Ip, T: Tables>(t: &T, client: &F::Addr, port: Port, proto: Proto) -> Place {
-    let hash = F::hash(t.secret(), client, port, proto);
-    Place { bucket: hash as u32 & t.bucket_mask::<F>(), home: (hash >> 32) as u32 }
+    let hash = F::hash(&t.settings().table_key, client, port, proto);
+    // Tables of more than 2^29 buckets there are not.
+    Place { bucket: hash & t.bucket_mask::<F>(), home: hash >> 29 }
 }
 
 /// An entry found, as it was at one moment.

@@ -2,10 +2,11 @@
 
 use super::template::held;
 use super::{Hit, Place, SLOT_OVERFLOW, base, expired};
-use crate::conn::{Entry, Ways, bound, ctl, tag};
+use crate::conn::{Entry, Life, Ways, bound, ctl, tag};
 use crate::dest::Method;
 use crate::flow::Flow;
 use crate::ip::{Address, Ip};
+use crate::settings::Settings;
 use crate::tables::Tables;
 
 /// What is looked for: a flow seen from the client. `REPLY` searches take its virtual end as the source of a reply: the
@@ -47,7 +48,7 @@ fn search_bucket<F: Ip, T: Tables, const REPLY: bool>(
     NOWHERE
 }
 
-/// The entry's control word if it is live, in time and the one wanted; else 0.
+/// The entry's control word if it is live, in time and the one wanted; else 0. [`hit`] asks whether it is so still.
 #[inline(always)]
 fn probe<F: Ip, T: Tables, const REPLY: bool>(t: &T, entry: &F::Entry, wanted: &Wanted<F>) -> u32 {
     let life = entry.life();
@@ -65,9 +66,13 @@ fn probe<F: Ip, T: Tables, const REPLY: bool>(t: &T, entry: &F::Entry, wanted: &
         return 0;
     }
     let tag_word = entry.tag().load();
-    let in_time =
-        !expired(t.settings(), tag_word, word, life.last.load(), wanted.now) || held(tag_word, life);
-    if in_time && life.ctl.load_acquire() & ctl::IDENTITY == word & ctl::IDENTITY { word } else { 0 }
+    if in_time(t.settings(), tag_word, life, word, wanted.now) { word } else { 0 }
+}
+
+/// Has the entry's time not run out, or do others depend on it?
+#[inline(always)]
+pub(super) fn in_time(settings: &Settings, tag_word: u32, life: &Life, ctl_word: u32, now: u32) -> bool {
+    !expired(settings, tag_word, ctl_word, life.last.load(), now) || held(tag_word, life)
 }
 
 /// Does the virtual end of `flow` name where this connection's replies come from: the dest under NAT, else the virtual
@@ -91,27 +96,67 @@ pub fn search<'a, F: Ip, T: Tables, const REPLY: bool>(
     wanted: &Wanted<F>,
 ) -> Option<Hit<'a, F>> {
     let bucket = t.bucket::<F>(place.bucket)?;
-    // Nearly always it is the first: no call then.
+    at_home::<F, T, REPLY>(t, bucket, place, wanted)
+        .or_else(|| elsewhere::<F, T, REPLY>(t, bucket, place, wanted))
+}
+
+/// As [`search`], keeping what is wanted in `memory` if it comes to looking further. Nearly always it does not: then all
+/// stays in registers.
+#[inline(always)]
+pub fn search_keeping<'a, F: Ip, T: Tables, const REPLY: bool>(
+    t: &'a T,
+    place: Place,
+    wanted: Wanted<F>,
+    memory: &mut Wanted<F>,
+) -> Option<Hit<'a, F>> {
+    let bucket = t.bucket::<F>(place.bucket)?;
+    at_home::<F, T, REPLY>(t, bucket, place, &wanted).or_else(|| {
+        *memory = wanted;
+        elsewhere::<F, T, REPLY>(t, bucket, place, memory)
+    })
+}
+
+/// Is it where it is nearly always? No call then.
+#[inline(always)]
+fn at_home<'a, F: Ip, T: Tables, const REPLY: bool>(
+    t: &T,
+    bucket: &'a F::Bucket,
+    place: Place,
+    wanted: &Wanted<F>,
+) -> Option<Hit<'a, F>> {
     let way = place.home & (F::Entry::WAYS - 1);
     let first = probe::<F, T, REPLY>(t, bucket.way(way), wanted);
-    if first != 0 {
-        return Some(hit(bucket, (first as u64) << 32 | way as u64, base::<F>(place.bucket)));
+    if first == 0 {
+        return None;
     }
+    hit(bucket, (first as u64) << 32 | way as u64, base::<F>(place.bucket))
+}
+
+/// Looks through the rest of a place.
+#[inline(always)]
+fn elsewhere<'a, F: Ip, T: Tables, const REPLY: bool>(
+    t: &'a T,
+    bucket: &'a F::Bucket,
+    place: Place,
+    wanted: &Wanted<F>,
+) -> Option<Hit<'a, F>> {
     let found = search_bucket::<F, T, REPLY>(t, bucket, place.home.wrapping_add(1), wanted);
     if found != NOWHERE {
-        return Some(hit(bucket, found, base::<F>(place.bucket)));
+        return hit(bucket, found, base::<F>(place.bucket));
     }
     if bucket.way(0).tag().load() & tag::OVERFLOW == 0 {
         return None;
     }
     let second = t.overflow::<F>(place.bucket)?;
     let found = search_bucket::<F, T, REPLY>(t, second, place.home, wanted);
-    (found != NOWHERE).then(|| hit(second, found, base::<F>(place.bucket) | SLOT_OVERFLOW))
+    if found == NOWHERE { None } else { hit(second, found, base::<F>(place.bucket) | SLOT_OVERFLOW) }
 }
 
+/// The entry found, if it is still the same when its dest has been read: it may have had to make way to another flow.
 #[inline(always)]
-pub(super) fn hit<F: Ip>(bucket: &F::Bucket, found: u64, base: u32) -> Hit<'_, F> {
+fn hit<F: Ip>(bucket: &F::Bucket, found: u64, base: u32) -> Option<Hit<'_, F>> {
     let way = found as u32;
     let entry = bucket.way(way);
-    Hit { entry, ctl: (found >> 32) as u32, dest: entry.life().dest.load(), slot: base + way }
+    let hit = Hit { entry, ctl: (found >> 32) as u32, dest: entry.life().dest.load(), slot: base + way };
+    hit.current().then_some(hit)
 }

@@ -93,9 +93,12 @@ fn first_settings(map: &MapData) -> Result<()> {
     let mapped = pins::map::<Settings>(map, 1)?;
     let settings = mapped.get(0).context("the settings map is empty")?;
     settings.set_defaults(clock::hz());
-    let mut secret = [0u8; 16];
-    rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty())
-        .context("asking for randomness")?;
+    let (mut secret, mut key) = ([0u8; 16], [0u8; 32]);
+    for random in [&mut secret[..], &mut key] {
+        rustix::rand::getrandom(random, rustix::rand::GetRandomFlags::empty())
+            .context("asking for randomness")?;
+    }
+    settings.table_key.set(&key);
     for (cell, bytes) in settings.secret.iter().zip(secret.as_chunks::<4>().0) {
         cell.store(u32::from_ne_bytes(*bytes));
     }

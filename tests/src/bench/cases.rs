@@ -151,6 +151,7 @@ impl Case {
                 cell.store(word);
             },
         );
+        settings.table_key.set(&lb_common::host::TABLE_KEY);
         let mut rules = Rules::new();
         let service = rules.add_service(maps, &self.service());
         rules.add_dests(maps, service, &self.dests());
