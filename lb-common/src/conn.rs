@@ -94,6 +94,8 @@ pub mod packets {
     pub const NONE: u32 = 1 << 31;
     /// More than this are not counted: what asks (drop_entry) wants to know of few. The hot line stays clean.
     pub const ENOUGH: u32 = NONE | 64;
+    /// The count.
+    pub const COUNT: u32 = 0xff;
     /// One FTP data connection that depends on this connection. Nobody counts its packets then.
     pub const DEPENDANT: u32 = 1 << 8;
     /// All of them.

@@ -71,6 +71,7 @@ pub mod sip;
 pub mod siphash;
 pub mod slow;
 pub mod state;
+pub mod sync;
 pub mod table;
 pub mod tables;
 pub mod text;

@@ -38,7 +38,15 @@ pub mod verb {
     /// Take out the connections of dests that are gone, in buckets `first`, `first + 1`, … `second` of them, of both
     /// families (expire_nodest_conn).
     pub const EXPIRE_GONE: u32 = 2;
+    /// Take in `first` connections of another director, at most [`super::MOST_SYNCED`], which follow the head: each is a
+    /// [`crate::sync::Synced`]. One that has a [`crate::sip::Call`] comes alone. What became of each is written into it.
+    pub const ADOPT: u32 = 3;
 }
+
+/// Bytes before the first connection of an [`verb::ADOPT`] request.
+pub const HEAD: usize = 16;
+/// Connections of one such request: what fits the page that a packet may have.
+pub const MOST_SYNCED: u32 = 32;
 
 /// What is answered, as the program's verdict.
 pub mod status {

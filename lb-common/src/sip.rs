@@ -68,6 +68,26 @@ impl Call {
         self.words.into_iter().flat_map(u64::to_le_bytes).take(len)
     }
 
+    /// Of a client (masked) and a Call-ID of at most [`LONGEST`] bytes, as another director tells of it.
+    pub fn new(client: Addr, id: &[u8]) -> Option<Self> {
+        let len = u32::try_from(id.len()).ok().filter(|len| (1..=LONGEST).contains(len))?;
+        let mut call = Self { client, len, ..Self::default() };
+        (0..).zip(id).for_each(|(at, byte)| call.push(at, *byte));
+        Some(call)
+    }
+
+    /// As it lies in memory.
+    pub fn plain(&self) -> [u8; 280] {
+        let mut bytes = [0; 280];
+        let (head, words) = bytes.split_at_mut(24);
+        head[..16].copy_from_slice(&self.client.0);
+        head[16..20].copy_from_slice(&self.len.to_ne_bytes());
+        for (to, word) in words.chunks_exact_mut(8).zip(self.words) {
+            to.copy_from_slice(&word.to_ne_bytes());
+        }
+        bytes
+    }
+
     /// Are both the same call of the same client?
     #[inline(always)]
     pub fn same<T: Tables>(&self, t: &T, other: &Self) -> bool {

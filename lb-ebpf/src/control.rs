@@ -10,6 +10,7 @@ use lb_common::request::{self, Request};
 use lb_common::table;
 use lb_common::tables::Tables as _;
 
+use crate::adopt;
 use crate::frame::Frame;
 use crate::kernel::Kernel;
 use crate::sweep;
@@ -33,6 +34,7 @@ pub fn run(ctx: &XdpContext) -> u32 {
             table::expire_gone::<V6, Kernel>(&kernel, from, count, kernel.now());
             request::status::DONE
         }
+        request::verb::ADOPT => adopt::all(ctx, u32::from_le_bytes(request.first)),
         verb => {
             error!(ctx, "this program knows no request {}", verb);
             request::status::UNKNOWN

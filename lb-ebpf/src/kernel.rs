@@ -30,6 +30,7 @@ use lb_common::siphash::Key;
 use lb_common::table::{self, Birth, Inserted, Insertion, Place, Wanted};
 use lb_common::tables::{Control, Counters, Direction, RouteQuery, Tables};
 
+use crate::adopt;
 use crate::fragments::{self, Held};
 use crate::frame::Frame;
 use crate::maps::{
@@ -37,14 +38,22 @@ use crate::maps::{
     HELD, LISTS, MARKS, OVERFLOW4, OVERFLOW6, SCHED, SCRATCH, SERVICES, SETTINGS, STATS, VLANS, WAITING,
 };
 
-/// The maps, clock and routes of this program.
-pub struct Kernel {
+/// The maps, clock and routes of this program. `DESK`: whose memory holds what is too big for the stack.
+pub struct At<const DESK: u32> {
     ctx: *mut xdp_md,
     /// Looked up once: they are asked all along the way.
     settings: &'static Settings,
 }
 
-impl Kernel {
+/// That of packets: this CPU's.
+pub type Kernel = At<PACKETS>;
+/// Programs that packets run.
+pub const PACKETS: u32 = 0;
+/// The program that user space runs. A packet may interrupt it, on the same CPU: it has memory of its own, and inserts
+/// nothing but by [`crate::adopt`].
+pub const REQUESTS: u32 = 1;
+
+impl<const DESK: u32> At<DESK> {
     /// With a packet's context, which the route lookup wants. There are always settings: the verifier does not know.
     #[inline(always)]
     pub fn new(ctx: *mut xdp_md) -> Option<Self> {
@@ -80,7 +89,7 @@ pub struct ClientHop {
     hop: SharedHop,
 }
 
-impl Tables for Kernel {
+impl<const DESK: u32> Tables for At<DESK> {
     #[inline(always)]
     fn now(&self) -> u32 {
         // SAFETY: no arguments. The verifier turns it into one load.
@@ -323,6 +332,9 @@ impl Tables for Kernel {
     }
     #[inline(always)]
     fn claim<F: Ip>(&self, _: &Insertion<F>, second: bool, least: u32) -> u64 {
+        if DESK == REQUESTS {
+            return adopt::claim::<F>(second, least);
+        }
         match F::FAMILY {
             Family::V4 => lb_claim4(second as u32, least),
             Family::V6 => lb_claim6(second as u32, least),
@@ -619,10 +631,23 @@ pub struct Scratch {
     insertion: AnyInsertion,
 }
 
+/// An insertion of either family.
 #[repr(C)]
-union AnyInsertion {
-    v4: Insertion<V4>,
-    v6: Insertion<V6>,
+pub union AnyInsertion {
+    /// IPv4.
+    pub v4: Insertion<V4>,
+    /// IPv6.
+    pub v6: Insertion<V6>,
+}
+
+impl AnyInsertion {
+    /// Puts one in.
+    #[inline(always)]
+    pub fn put<F: Ip>(&mut self, new: Insertion<F>) {
+        let place = &raw mut *self;
+        // SAFETY: the family says which type `F` is; the union has room for both.
+        unsafe { *(place as *mut Insertion<F>) = new };
+    }
 }
 
 /// This CPU's.
@@ -661,7 +686,7 @@ pub fn repeat<A, S: Fn(&mut A, u32) -> ControlFlow<()>>(count: u32, acc: &mut A,
 /// Asks for the way to a client and remembers it.
 #[inline(never)]
 fn learn<F: Ip>(
-    kernel: &Kernel,
+    kernel: &impl Tables,
     known: &mut ClientHop,
     to: &F::Addr,
     from: &F::Addr,

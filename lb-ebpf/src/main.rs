@@ -18,6 +18,7 @@
 #![feature(core_intrinsics)]
 #![allow(internal_features, reason = "is_val_statically_known")]
 
+mod adopt;
 mod control;
 mod fragments;
 mod frame;

@@ -17,6 +17,7 @@ use lb_common::settings::Settings;
 use lb_common::sip::Call;
 use lb_common::tables::{Control, Counters, FILTER_BITS};
 
+use crate::adopt::Desk as Arrival;
 use crate::fragments::Held;
 use crate::kernel::{ClientHop, Scratch};
 use crate::sweep::Sweeper;
@@ -112,6 +113,9 @@ pub static LOCAL_PEERS: LruHashMap<Peer, Other> = LruHashMap::with_max_entries(1
 pub static DESKS: Array<Desk> = Array::with_max_entries(DESK_COUNT, 0);
 /// Length of [`DESKS`], a power of two.
 pub const DESK_COUNT: u32 = 256;
+/// A connection of another director, while it is taken in.
+#[map(name = "arrival")]
+pub static ARRIVAL: Array<Arrival> = Array::with_max_entries(1, 0);
 /// The sweep's timer and place.
 #[btf_map(name = "sweeper")]
 pub static SWEEPER: TimerArray<Sweeper, 1, 0> = TimerArray::new();

@@ -10,6 +10,7 @@
 //! | [`bpf`] | the tables in the kernel behind that trait; attaching |
 //! | [`verbs`] | attach, detach, status: what ipvsadm has no words for |
 //! | [`agent`] | keepalived.conf, health checks, and what follows from them |
+//! | [`sync`] | connections told to, and by, other directors |
 
 pub mod agent;
 pub mod bpf;
@@ -18,4 +19,5 @@ pub mod control;
 pub mod privilege;
 pub mod program;
 pub mod start;
+pub mod sync;
 pub mod verbs;

@@ -29,6 +29,8 @@ use lb_common::request::{self, Request, verb};
 use lb_common::sched::{CacheKey, Cached};
 use lb_common::service::{SchedState, Service, ServiceKey};
 use lb_common::settings::Settings;
+use lb_common::sip::Call;
+use lb_common::sync::{self, Synced};
 use lb_common::tables::Counters;
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -556,6 +558,19 @@ impl Engine for Program {
             thread::sleep(Duration::from_millis(5));
         }
         Ok(())
+    }
+
+    fn adopt(&mut self, synced: &Synced, call: &Call) -> Result<sync::Outcome> {
+        let control: &Xdp = self.ebpf.program("lb_control").context("no program lb_control")?.try_into()?;
+        // Behind the only one: what becomes of others must not depend on it.
+        let mut request = Request::bytes(verb::ADOPT, 1, 0)[..request::HEAD].to_vec();
+        request.extend(synced.bytes());
+        request.extend(call.plain());
+        let (answer, out) = test_run(control, self.cards[0], &request)?;
+        ensure!(answer == request::status::DONE, "the request is answered by {answer}");
+        let at = request::HEAD + Synced::OUTCOME;
+        let word = out.get(at..at + 4).and_then(|word| word.try_into().ok()).context("a short answer")?;
+        sync::Outcome::from_number(u32::from_ne_bytes(word)).context("an outcome nobody knows")
     }
 
     fn counters(&self, dest: u32) -> Result<Counters> {

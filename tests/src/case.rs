@@ -15,6 +15,8 @@ use lb_common::host::rules::{Memory, NewDest, NewService, Rules, know_all};
 use lb_common::mark::MarkRule;
 use lb_common::reason::Reason;
 use lb_common::sched::Scheduler;
+use lb_common::sip::Call;
+use lb_common::sync::{self, Synced};
 use lb_common::tables::Counters;
 
 use crate::packets::{Frame, Mac, Packet};
@@ -186,6 +188,8 @@ pub trait Engine {
     fn set_marks(&mut self, rules: &[MarkRule]) -> Result<()>;
     /// Has the whole table swept.
     fn sweep(&mut self) -> Result<()>;
+    /// Takes in a connection of another director, and the call it is for.
+    fn adopt(&mut self, synced: &Synced, call: &Call) -> Result<sync::Outcome>;
     /// A dest's counters.
     fn counters(&self, dest: u32) -> Result<Counters>;
     /// Everything in the connection table.
@@ -227,6 +231,8 @@ pub enum Step {
     Wait(u32),
     /// The table is swept.
     Sweep,
+    /// Another director tells of a connection, or of a template and the call it is for; this becomes of it.
+    Adopt(Box<(Synced, Call)>, sync::Outcome),
 }
 
 /// What has to come of a packet.
@@ -360,6 +366,7 @@ fn take<E: Engine>(engine: &mut E, rules: &mut Rules, step: &Step) -> Result<()>
             wanted.sort();
             same("the table", live, wanted)
         }
+        Step::Adopt(told, outcome) => same("what becomes of it", engine.adopt(&told.0, &told.1)?, *outcome),
         _ => change(engine, rules, step),
     }
 }

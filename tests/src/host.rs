@@ -8,6 +8,8 @@ use lb_common::host::{self, HostTables, Sizes, SliceFrame};
 use lb_common::ip::{Address, Ip, V4, V6};
 use lb_common::mark::MarkRule;
 use lb_common::reason::{Action, Reason};
+use lb_common::sip::Call;
+use lb_common::sync::{self, Synced};
 use lb_common::tables::Counters;
 
 use crate::case::{Engine, HOSTS, Live, MTU, Nic, Outcome, ROUTER, Way, client, end};
@@ -114,6 +116,14 @@ impl Engine for Host {
     fn sweep(&mut self) -> Result<()> {
         host::sweep(&self.tables);
         Ok(())
+    }
+
+    fn adopt(&mut self, synced: &Synced, call: &Call) -> Result<sync::Outcome> {
+        Ok(if synced.family == Family::V4 as u8 {
+            sync::adopt::<V4, _>(&self.tables, synced, call)
+        } else {
+            sync::adopt::<V6, _>(&self.tables, synced, call)
+        })
     }
 
     fn counters(&self, dest: u32) -> Result<Counters> {

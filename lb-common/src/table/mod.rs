@@ -34,7 +34,8 @@ pub use insert::{Birth, Inserted, Insertion, NO_SLOT, claim, insert};
 pub use search::{Wanted, search, search_keeping};
 pub use sweep::{expire_gone, retire, sweep, sweep_range};
 pub use template::{
-    DEPENDANTS, assure_template, orphan_template, renew_template, template_bits, template_timeout,
+    DEPENDANTS, assure_template, orphan_template, renew_template, set_template_timeout, template_bits,
+    template_timeout,
 };
 
 /// Slot numbers of second buckets have this bit.
@@ -137,17 +138,22 @@ pub fn base<F: Ip>(bucket: u32) -> u32 {
 pub fn advance<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, proto: Proto, state: u8, no_output: u32, now: u32) {
     let life = hit.life();
     let active = if state::active(proto, state) { ctl::ACTIVE } else { 0 };
-    let next = hit.ctl & ctl::IDENTITY | state as u32 | active | no_output;
+    turn(t, hit, hit.ctl & ctl::IDENTITY | state as u32 | active | no_output);
+    refresh(&life.last, now);
+}
+
+/// Changes a connection's control word to `next`, if it is still what it was, and its dest's counts with it.
+#[inline(always)]
+pub fn turn<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, next: u32) {
     if next != hit.ctl
-        && life.ctl.compare_exchange(hit.ctl, next)
+        && hit.life().ctl.compare_exchange(hit.ctl, next)
         && (next ^ hit.ctl) & ctl::ACTIVE != 0
         && hit.dest & bound::NO_DEST == 0
         && let Some(dest) = t.dest(hit.dest())
     {
-        account::set_active(dest, active != 0);
+        account::set_active(dest, next & ctl::ACTIVE != 0);
         account::changed(t, dest);
     }
-    refresh(&life.last, now);
 }
 
 /// Takes an entry out of its dest's counts and off its template. Called by whoever took it from live. Returns the dest

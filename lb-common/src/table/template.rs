@@ -126,13 +126,20 @@ pub fn renew_template<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, now: u32) {
 /// template from now on always 60.
 #[inline(always)]
 pub(super) fn linger<T: Tables>(t: &T, tag_cell: &Cell32, ctl_word: u32, life: &Life, now: u32) {
-    let (tag_bits, _) = template_bits(TEMPLATE_LINGER);
     let word = tag_cell.load();
     if word & tag::TEMPLATE == 0 {
         let more = now.wrapping_add(t.settings().ticks(TEMPLATE_LINGER));
         let timeout = t.settings().timeout(Proto(word as u8), ctl_word & ctl::STATE).load();
         return life.last.store(more.wrapping_sub(timeout));
     }
+    set_template_timeout(t, tag_cell, life, TEMPLATE_LINGER, now);
+}
+
+/// Gives a template another timeout, which begins now.
+#[inline(always)]
+pub fn set_template_timeout<T: Tables>(t: &T, tag_cell: &Cell32, life: &Life, seconds: u32, now: u32) {
+    let (tag_bits, high) = template_bits(seconds);
+    let word = tag_cell.load();
     let low = (1 << tag::TIMEOUT_SHIFT) - 1;
     // What stands here may have made way to a connection, whose words are none of ours.
     if word & tag::TEMPLATE == 0 || !tag_cell.compare_exchange(word, word & low | tag_bits) {
@@ -140,7 +147,7 @@ pub(super) fn linger<T: Tables>(t: &T, tag_cell: &Cell32, ctl_word: u32, life: &
     }
     let packets = life.packets.load();
     if packets & packets::NONE == 0 {
-        life.packets.compare_exchange(packets, packets & DEPENDANTS);
+        life.packets.compare_exchange(packets, packets & DEPENDANTS | high);
     }
-    life.last.store(now.wrapping_add(t.settings().ticks(TEMPLATE_LINGER)));
+    life.last.store(now.wrapping_add(t.settings().ticks(seconds)));
 }
