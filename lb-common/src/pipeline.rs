@@ -340,9 +340,16 @@ fn receive<F: Ip, P: Packet, T: Tables>(
         return reply(p, t, &work.seen, &hit);
     }
     if to_us {
-        return request(p, t, work);
+        return if stands_by(t, work.seen.now) { Err(Reason::BackupOnly) } else { request(p, t, work) };
     }
     if t.settings().nat_icmp_send.load() != 0 { Ok(Step::unexpected()) } else { Err(Reason::ReplyUnknown) }
+}
+
+/// Are clients' packets left to another balancer (backup_only)? Who says so says until when.
+#[inline(always)]
+fn stands_by<T: Tables>(t: &T, now: u32) -> bool {
+    let until = t.settings().standby_until.load();
+    until != 0 && until.wrapping_sub(now) as i32 > 0
 }
 
 /// A packet from a client.

@@ -160,6 +160,7 @@ reasons! {
     ReplyUnknown = Pass, "reply-unknown", "from a server, but of no connection";
     TtlPassed = Pass, "ttl-passed", "a reply whose TTL ends here: the stack answers";
     ForwardingOff = Pass, "forwarding-off", "the way to the client needs ip_forward";
+    BackupOnly = Pass, "backup-only", "a client's packet, while only another balancer is to take them (backup_only)";
     FragmentUnknown = Drop, "fragment-unknown", "a later fragment before its first that could not be put away";
     FragmentHeld = Drop, "fragment-held", "a later fragment before its first: a copy waits for that";
     DestGone = Drop, "dest-gone", "connection of a deleted server";

@@ -86,8 +86,8 @@ pub struct Settings {
     pub local_dests: Cell32,
     /// The NICs at the near and the far end of the loop for fragments; 0: there is none. See [`crate::fragments`].
     pub loop_ends: [Cell32; 2],
-    /// Zero.
-    pub reserved: [Cell32; 1],
+    /// Under backup_only, while a backup sync daemon runs: clients' packets are left alone until this tick; else 0.
+    pub standby_until: Cell32,
     /// Key of the connection table's hash.
     pub table_key: TableKey,
     /// The control side's own.
@@ -141,7 +141,7 @@ impl Settings {
             awaited_until: Cell32::new(0),
             local_dests: Cell32::new(0),
             loop_ends: [const { Cell32::new(0) }; 2],
-            reserved: [const { Cell32::new(0) }; 1],
+            standby_until: Cell32::new(0),
             table_key: TableKey::new(),
             spare: [const { Cell32::new(0) }; 46],
         }

@@ -18,6 +18,7 @@
 //! | [`stats`] | counters, and what they are relative to |
 //! | [`said`] | what the program says about a request that failed |
 //! | [`conns`] | reading the connection table |
+//! | [`sync`] | what the sync daemons read, and hand over |
 //! | [`store`] | all of it behind [`crate::control::store::Store`] |
 //! | [`netlink`], [`route`] | asking the kernel about NICs, routes and neighbours |
 //! | [`follow`] | ways to dests when the network changes |
@@ -53,6 +54,7 @@ pub mod said;
 pub mod stats;
 pub mod status;
 pub mod store;
+pub mod sync;
 pub mod syscall;
 pub mod sysctls;
 pub mod table;

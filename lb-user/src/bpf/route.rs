@@ -21,6 +21,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::netlink::Netlink;
 use crate::control::address::AddressKind;
+use crate::control::refusal::Refusal;
 
 /// A NIC.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct Nic {
     pub name: String,
     /// Its number.
     pub index: u32,
+    /// Longest packet in bytes.
+    pub mtu: u32,
     /// Switched on?
     pub up: bool,
     /// The machine talking to itself?
@@ -55,10 +58,17 @@ pub fn nics() -> Result<Vec<Nic>> {
     Ok(answers.into_iter().filter_map(nic_of).collect())
 }
 
+/// The MTU of a NIC.
+pub fn mtu(name: &str) -> Result<u32> {
+    let found = nics()?.into_iter().find(|nic| nic.name == name);
+    Ok(found.ok_or(Refusal::NoSuchDevice)?.mtu)
+}
+
 fn nic(link: &LinkMessage) -> Nic {
     let mut nic = Nic {
         name: String::new(),
         index: link.header.index,
+        mtu: 0,
         up: link.header.flags.contains(LinkFlags::Up),
         loopback: link.header.flags.contains(LinkFlags::Loopback),
         ethernet: link.header.link_layer_type == LinkLayerType::Ether,
@@ -70,6 +80,7 @@ fn nic(link: &LinkMessage) -> Nic {
         match attribute {
             LinkAttribute::IfName(name) => nic.name.clone_from(name),
             LinkAttribute::Link(index) => parent = *index,
+            LinkAttribute::Mtu(mtu) => nic.mtu = *mtu,
             LinkAttribute::LinkInfo(info) => vlan = vlan_id(info),
             LinkAttribute::Xdp(xdp) => nic.xdp = xdp_of(xdp),
             _ => {}

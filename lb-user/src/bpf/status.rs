@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use aya::programs::ProgramInfo;
 use lb_common::reason::Reason;
 use lb_common::tables::LAYOUT;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::attach::{LINK, count, links};
 use super::create::Sizes;
@@ -19,6 +19,7 @@ use super::pins::{self, Rules, traffic};
 use super::route::{Nic, Router};
 use super::table::Table;
 use super::{bpffs, dests, route, syscall};
+use crate::sync::daemon::{self, Running};
 
 /// The mode a NIC's program runs in.
 pub fn mode_name(xdp: Option<(u8, u32)>) -> &'static str {
@@ -105,6 +106,8 @@ pub struct Status {
     pub tables: Option<Tables>,
     /// What became of how many packets; empty before the first attachment.
     pub reasons: Vec<(Reason, u64)>,
+    /// Sync daemons that run.
+    pub sync: Vec<Running>,
 }
 
 /// Reads everything.
@@ -122,6 +125,7 @@ pub fn read(dir: &Path) -> Result<Status> {
         dead_neighbours: rules.as_ref().map_or(Ok(Vec::new()), |rules| dead_neighbours(rules, &nics))?,
         tables: tables(dir)?,
         reasons: reasons(dir)?,
+        sync: daemon::all()?,
     })
 }
 
@@ -224,6 +228,7 @@ impl Status {
             "dead_neighbours": self.dead_neighbours.iter().map(dead).collect::<Vec<_>>(),
             "tables": tables,
             "reasons": self.reasons.iter().map(reason).collect::<Vec<_>>(),
+            "sync": self.sync.iter().map(Running::json).collect::<Map<_, _>>(),
         })
     }
 
@@ -248,6 +253,9 @@ impl Status {
                 "Connections: IPv4 {} in {} slots, IPv6 {} in {}",
                 v4.live, v4.slots, v6.live, v6.slots
             )?;
+        }
+        for running in &self.sync {
+            writeln!(out, "{}", running.text())?;
         }
         let seen: Vec<_> = self.reasons.iter().filter(|(_, count)| *count != 0).collect();
         if !seen.is_empty() {

@@ -15,7 +15,7 @@ use super::create::{self, Undo};
 use super::lock::{self, Hold, Lock};
 use super::marks::Marks;
 use super::pins::Rules;
-use super::route::Router;
+use super::route::{self, Router};
 use super::table::{Reader, Row, Table};
 use super::{bpffs, conns, sysctls};
 use crate::control::address::AddressKind;
@@ -23,15 +23,17 @@ use crate::control::mark::Rule;
 use crate::control::model::{
     ConnRow, DaemonRow, DestConf, DestId, Role, Service, ServiceConf, ServiceId, Timeouts,
 };
-use crate::control::refusal::{Refusal, Result};
-use crate::control::request::Request;
+use crate::control::refusal::Result;
 use crate::control::store::{Head, Store};
 use crate::control::sysctl::Sysctls;
+use crate::sync::daemon;
 
 /// The tables of this network namespace.
 #[derive(Debug)]
 pub struct BpfStore {
     dir: PathBuf,
+    /// As it was named.
+    bpffs: Option<PathBuf>,
     batch: bool,
     open: RefCell<Option<Open>>,
     router: RefCell<Router>,
@@ -49,6 +51,7 @@ impl BpfStore {
     pub fn new(bpffs: Option<&std::path::Path>) -> anyhow::Result<Self> {
         Ok(Self {
             dir: bpffs::instance(bpffs)?,
+            bpffs: bpffs.map(std::path::Path::to_owned),
             batch: false,
             open: RefCell::new(None),
             router: RefCell::new(Router::default()),
@@ -208,12 +211,21 @@ impl Store for BpfStore {
         Ok(self.look(|rules, _| Ok(conns::rows(&self.dir, rules)?))?.unwrap_or_default())
     }
 
-    fn start_daemon(&mut self, _: &DaemonRow) -> Result<()> {
-        Err(Refusal::Unsupported(SYNC.to_owned()))
+    fn daemons(&self) -> Result<Vec<DaemonRow>> {
+        Ok(daemon::all()?.into_iter().map(|running| running.daemon).collect())
     }
 
-    fn stop_daemon(&mut self, _: Role) -> Result<()> {
-        Err(Refusal::NoDaemon)
+    fn mtu(&self, interface: &str) -> Result<u32> {
+        Ok(route::mtu(interface)?)
+    }
+
+    fn start_daemon(&mut self, row: &DaemonRow) -> Result<()> {
+        daemon::start(&daemon::Options { daemon: row.clone(), bpffs: self.bpffs.clone(), resync: None })
+            .map(drop)
+    }
+
+    fn stop_daemon(&mut self, role: Role) -> Result<()> {
+        daemon::stop(role)
     }
 
     fn marks(&self) -> Result<Vec<Rule>> {
@@ -250,13 +262,6 @@ impl Store for BpfStore {
         Ok(router.way(addr)?.kind)
     }
 
-    fn unsupported(&self, request: &Request) -> Option<String> {
-        match request {
-            Request::StartDaemon(_) => Some(SYNC.to_owned()),
-            _ => None,
-        }
-    }
-
     fn begin(&mut self) -> Result<()> {
         self.batch = true;
         self.router.get_mut().forget();
@@ -271,5 +276,3 @@ impl Store for BpfStore {
         }
     }
 }
-
-const SYNC: &str = "Connection synchronisation (--start-daemon) is not supported yet";

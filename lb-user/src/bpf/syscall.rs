@@ -327,6 +327,31 @@ pub fn test_run(program: BorrowedFd<'_>, packet: &[u8; 64]) -> io::Result<u32> {
     Ok((attr.0[0] >> 32) as u32)
 }
 
+/// Gives a program a packet, which is as the program left it afterwards; its verdict.
+pub fn test_run_back(program: BorrowedFd<'_>, packet: &mut [u8]) -> io::Result<u32> {
+    let mut attr = Attr([0; 16]);
+    let length = packet.len() as u64;
+    attr.0[0] = program.as_raw_fd() as u64;
+    attr.0[1] = length | length << 32;
+    let place = packet.as_mut_ptr() as u64;
+    // The kernel has copied what goes in before anything comes out.
+    (attr.0[2], attr.0[3], attr.0[4]) = (place, place, 1);
+    bpf(command::PROG_TEST_RUN, &mut attr)?;
+    Ok((attr.0[0] >> 32) as u32)
+}
+
+/// Lets a socket's datagrams be fragmented on their way (IPv4).
+pub fn no_path_mtu(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let dont = libc::IP_PMTUDISC_DONT;
+    let length = size_of_val(&dont) as libc::socklen_t;
+    // SAFETY: the option is an integer of that length.
+    let result = unsafe {
+        let value = (&raw const dont).cast();
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, value, length)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// The number of this process's network namespace; never given twice.
 pub fn netns_cookie() -> io::Result<u64> {
     const SO_NETNS_COOKIE: libc::c_int = 71;

@@ -7,7 +7,7 @@ use super::list::{Format, Shape};
 use super::options::{Command, Rule, Slot};
 use super::parse::Said;
 use crate::control::model::{
-    DaemonRow, DestConf, DestId, End, Family, Method, Persistence, Port, Proto, Role, ServiceId, TunChecksum,
+    DaemonRow, DestConf, DestId, End, Method, Persistence, Port, Proto, Role, ServiceId, TunChecksum,
     TunType, TunnelConf, family_of,
 };
 use crate::control::request::{Request, ServiceAsk};
@@ -19,8 +19,6 @@ const MCAST_INTERFACE: &str = "eth0";
 const MCAST_GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 81);
 const MCAST_PORT: Port = Port::new(8848);
 const MCAST_TTL: u8 = 1;
-const SYNC_MAXLEN_V4: u16 = 1472;
-const SYNC_MAXLEN_V6: u16 = 1452;
 
 /// What is to be done, in full.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -203,15 +201,11 @@ fn role(said: &Said) -> Role {
 fn daemon(said: &Said) -> DaemonRow {
     let daemon = &said.daemon;
     let group = daemon.group.unwrap_or(IpAddr::V4(MCAST_GROUP));
-    let default_maxlen = match family_of(&group) {
-        Family::V4 => SYNC_MAXLEN_V4,
-        Family::V6 => SYNC_MAXLEN_V6,
-    };
     DaemonRow {
         role: role(said),
         interface: if daemon.interface.is_empty() { MCAST_INTERFACE } else { &daemon.interface }.to_owned(),
         syncid: daemon.syncid,
-        maxlen: daemon.maxlen.unwrap_or(default_maxlen),
+        maxlen: daemon.maxlen.unwrap_or(0),
         group,
         port: daemon.port.unwrap_or(MCAST_PORT),
         ttl: daemon.ttl.unwrap_or(MCAST_TTL),

@@ -153,7 +153,8 @@ impl<S: Store> Balancer<S> {
         if self.store.services()?.iter().any(has_mixed_dests) {
             return Err(Refusal::Invalid);
         }
-        self.store.start_daemon(daemon)
+        let daemon = daemon.clone().resolved(self.store.mtu(&daemon.interface)?);
+        self.store.start_daemon(&daemon)
     }
 
     fn stop_daemon(&mut self, request: &Request, role: Role) -> Result<()> {

@@ -348,7 +348,7 @@ pub struct DaemonRow {
     pub interface: String,
     /// Which senders a receiver listens to; 0 = all.
     pub syncid: u8,
-    /// Longest message in bytes.
+    /// Longest message in bytes; 0 where nobody has said.
     pub maxlen: u16,
     /// Multicast group.
     pub group: IpAddr,
@@ -356,4 +356,20 @@ pub struct DaemonRow {
     pub port: Port,
     /// Multicast TTL.
     pub ttl: u8,
+}
+
+impl DaemonRow {
+    /// With the length of messages that IPVS settles for on a NIC of this MTU.
+    pub fn resolved(self, mtu: u32) -> Self {
+        const USUAL: u32 = 1500;
+        let headers = if self.group.is_ipv4() { 20 + 8 } else { 40 + 8 };
+        let (frame, least) = match self.role {
+            Role::Master => (USUAL, 1),
+            Role::Backup => (mtu.clamp(USUAL, u16::MAX.into()), 1024),
+        };
+        let most = u32::from(u16::MAX) - headers;
+        let length = if self.maxlen == 0 { frame - headers } else { self.maxlen.into() };
+        // No more than a u16 holds.
+        Self { maxlen: length.clamp(least, most) as u16, ..self }
+    }
 }

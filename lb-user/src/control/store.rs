@@ -70,6 +70,10 @@ pub trait Store {
     fn daemons(&self) -> Result<Vec<DaemonRow>> {
         Ok(Vec::new())
     }
+    /// The MTU of the NIC a daemon is to use.
+    fn mtu(&self, _interface: &str) -> Result<u32> {
+        Ok(1500)
+    }
     /// Starts one that does not run.
     fn start_daemon(&mut self, daemon: &DaemonRow) -> Result<()>;
     /// Stops one that runs.

@@ -28,7 +28,6 @@ pub struct Sysctl {
 
 const ANY: (i32, i32) = (i32::MIN, i32::MAX);
 const MODES: (i32, i32) = (0, 3);
-const SYNC: Effect = Effect::Nothing("there is no sync daemon yet");
 
 const fn same(name: &'static str, default: i32) -> Sysctl {
     Sysctl { name, default, range: ANY, effect: Effect::Same }
@@ -42,7 +41,7 @@ const fn other(name: &'static str, default: i32, range: (i32, i32), effect: Effe
 pub const ALL: [Sysctl; 29] = [
     same("am_droprate", 10),
     same("amemthresh", 1024),
-    other("backup_only", 0, ANY, SYNC),
+    same("backup_only", 0),
     same("cache_bypass", 0),
     same("conn_reuse_mode", 1),
     other("conntrack", 0, ANY, Effect::Nothing("XDP runs before netfilter, so nothing is tracked")),
@@ -66,14 +65,14 @@ pub const ALL: [Sysctl; 29] = [
     same("sloppy_sctp", 0),
     same("sloppy_tcp", 0),
     other("snat_reroute", 1, ANY, Effect::Nothing("replies are always routed as locally sent packets are")),
-    other("sync_persist_mode", 0, ANY, SYNC),
-    other("sync_ports", 1, (1, i32::MAX), SYNC),
-    other("sync_qlen_max", QLEN, (0, i32::MAX), SYNC),
-    other("sync_refresh_period", 0, ANY, SYNC),
-    other("sync_retries", 0, (0, 3), SYNC),
-    other("sync_sock_size", 0, ANY, SYNC),
-    other("sync_threshold", 3, ANY, SYNC),
-    other("sync_version", 1, (0, 1), SYNC),
+    same("sync_persist_mode", 0),
+    other("sync_ports", 1, (1, i32::MAX), Effect::Same),
+    other("sync_qlen_max", QLEN, (0, i32::MAX), Effect::Same),
+    same("sync_refresh_period", 0),
+    other("sync_retries", 0, (0, 3), Effect::Same),
+    same("sync_sock_size", 0),
+    same("sync_threshold", 3),
+    other("sync_version", 1, (0, 1), Effect::Same),
 ];
 
 /// What IPVS works out from the memory of the machine; this is that of one with 4 GiB.
@@ -113,6 +112,12 @@ impl Sysctls {
 
     fn at(&self, at: usize) -> i32 {
         self.given[at].unwrap_or_else(|| ALL.get(at).map_or(PERIOD, |one| one.default))
+    }
+
+    /// Both values of sync_threshold: threshold and period.
+    pub fn sync_threshold(&self) -> [u32; 2] {
+        let threshold = self.get("sync_threshold");
+        [threshold, self.at(ALL.len())].map(|value| value.max(0) as u32)
     }
 
     /// As it is listed and set: two values for sync_threshold.
@@ -239,8 +244,9 @@ mod tests {
         let mut all = Sysctls::default();
         assert_eq!(set(&mut all, "net/ipv4/vs/conn_reuse_mode", "0x2"), Ok(None));
         assert_eq!(all.get("conn_reuse_mode"), 2);
-        assert!(set(&mut all, "sync_threshold", "0 0").unwrap().is_some());
-        assert_eq!(all.changed(), ["conn_reuse_mode=2", "sync_threshold=0 0"]);
+        assert_eq!(set(&mut all, "sync_threshold", "0 0"), Ok(None));
+        assert!(set(&mut all, "conntrack", "1").unwrap().is_some());
+        assert_eq!(all.changed(), ["conn_reuse_mode=2", "conntrack=1", "sync_threshold=0 0"]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use anyhow::Result;
 use super::{Pins, say};
 use crate::agent::announce;
 use crate::bpf::{announce as announced, attach, bpffs};
+use crate::sync::daemon;
 
 /// Take the balancer off NICs; rules and connections stay
 #[derive(Clone, Debug, clap::Args)]
@@ -20,7 +21,7 @@ pub struct Args {
     /// How long routers have to send clients elsewhere, when addresses were announced
     #[arg(long, value_name = "SECONDS", default_value_t = announce::GRACE.as_secs())]
     pub grace: u64,
-    /// Forget rules and connections too
+    /// Forget rules and connections too, and stop the sync daemons
     #[arg(long)]
     pub purge: bool,
     /// Where the maps are pinned.
@@ -32,6 +33,9 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let dir = bpffs::instance(args.pins.wanted().as_deref())?;
     leave(&dir, &args.interfaces, Duration::from_secs(args.grace))?;
+    if args.purge {
+        daemon::stop_all()?;
+    }
     say(&attach::detach(&dir, &args.interfaces, args.purge)?)
 }
 

@@ -11,6 +11,7 @@ pub mod mark;
 pub mod realserver;
 pub mod save;
 pub mod status;
+pub mod sync_daemon;
 pub mod sysctl;
 
 use std::io::Write as _;
@@ -45,6 +46,7 @@ enum Verb {
     Save(save::SaveArgs),
     Restore(save::RestoreArgs),
     Agent(agent::Args),
+    SyncDaemon(sync_daemon::Args),
     CheckConfig(check_config::Args),
     Diff(diff::Args),
     Man(man::Args),
@@ -100,6 +102,7 @@ pub fn main(argv: &[String]) -> ExitCode {
         Verb::Save(args) => save::run(&args),
         Verb::Restore(args) => save::run_restore(&args),
         Verb::Agent(args) => agent::run(&args),
+        Verb::SyncDaemon(args) => sync_daemon::run(&args),
         Verb::Drain(args) => return ended(drain::run(&args)),
         Verb::Diff(args) => return ended(diff::run(&args)),
         Verb::CheckConfig(args) => return ended(check_config::run(&args)),
@@ -165,6 +168,8 @@ mod tests {
             "lb-user mark del --mark 0x1 --dst fd00::1 --bpffs /tmp/bpf",
             "lb-user mark list --json",
             "lb-user mark import rules",
+            "lb-user sync-daemon master --interface eth1 --syncid 5 --group ff02::81 --ttl 2",
+            "lb-user sync-daemon backup",
             "lb-user agent -f k.conf --metrics 9110",
             "lb-user agent --metrics [::]:9110",
         ] {
@@ -181,6 +186,11 @@ mod tests {
             "lb-user drain 10.1.0.2 --undo --wait",
             "lb-user drain -t 10.0.0.1:80 -u 10.0.0.1:80 10.1.0.2",
             "lb-user mark add --mark 1",
+            "lb-user sync-daemon",
+            "lb-user sync-daemon slave",
+            "lb-user sync-daemon master --group 10.0.0.1",
+            "lb-user sync-daemon master --syncid 256",
+            "lb-user sync-daemon master --ttl 0",
             "lb-user agent --metrics eth0",
         ] {
             assert!(Line::try_parse_from(line.split(' ')).is_err(), "{line}");

@@ -25,6 +25,7 @@ fn main() -> ExitCode {
 const USAGE: &str = "\
 lb-guest load
 lb-guest oracle CASES OUT
+lb-guest sync CASES
 lb-guest instructions quick|whole FILTER
 lb-guest kernel-ipvs FILTER";
 
@@ -32,6 +33,7 @@ fn run(words: &[&str]) -> Result<String> {
     match words {
         ["load"] => load::all(),
         ["oracle", cases, out] => oracle::play(Path::new(cases), Path::new(out)),
+        ["sync", cases] => oracle::sync::play(Path::new(cases)),
         ["instructions", effort @ ("quick" | "whole"), filter] => {
             ipvs::guest::run(filter, *effort == "quick")
         }

@@ -9,6 +9,7 @@
 //! > syn C1:40000..40007 V:80         the same from several ports
 //! < synack C1:40000 V:80             the server that got the client's last packet answers
 //! ~ 2.5                              time passes
+//! ^                                what follows reaches the other balancer (connection sync)
 //! - counters                         packets and bytes of this case are not compared
 //! # …                                a comment
 //! ```
@@ -43,6 +44,8 @@ pub enum Step {
     Packet(Shot),
     /// Milliseconds.
     Pause(u64),
+    /// The rest is the other balancer's.
+    Moves,
 }
 
 /// A packet to be sent.
@@ -157,6 +160,7 @@ impl Case {
                     _ => bail!("`{line}` follows no command"),
                 },
                 ">" | "<" => shots(sign == "<", rest).with_context(|| format!("`{line}`"))?,
+                "^" => vec![Step::Moves],
                 "~" => vec![Step::Pause((rest.trim().parse::<f64>()? * 1000.0) as u64)],
                 _ => bail!("`{line}` is no step"),
             };

@@ -7,6 +7,7 @@
 //! - [`world`]: its addresses. [`wire`]: those sockets. [`fence`]: when everything has come out.
 //! - [`shot`]: what is sent. [`whole`]: fragments that came out put together. [`show`]: a frame in words and bytes.
 //! - [`play`]: the guest's part, cases in and transcripts out.
+//! - [`sync`]: connection sync between the two.
 //! - [`judge`]: the host's part, transcripts in and the first difference out.
 
 pub mod case;
@@ -16,6 +17,7 @@ pub mod play;
 pub mod shot;
 pub mod show;
 pub mod side;
+pub mod sync;
 pub mod table;
 pub mod whole;
 pub mod wire;

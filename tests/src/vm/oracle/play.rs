@@ -64,6 +64,7 @@ fn one(side: &mut Side, case: &Case) -> Result<String> {
     for (text, step) in case.steps()? {
         writeln!(said, "{text}")?;
         match step {
+            Step::Moves => {}
             Step::Pause(milliseconds) => thread::sleep(Duration::from_millis(milliseconds)),
             Step::Packet(shot) => said.push_str(&side.shoot(&shot)?),
             Step::Command(words, input) => {
@@ -156,7 +157,7 @@ fn without_counters(listing: &str) -> String {
 }
 
 /// The case's connections, sorted, with the time they have left blanked.
-fn connections(listing: &str, case: &Case) -> String {
+pub(super) fn connections(listing: &str, case: &Case) -> String {
     let mut found: Vec<String> = Vec::new();
     for line in listing.lines().filter(|line| case.owns(line)) {
         let words = line.split_whitespace().enumerate();
@@ -168,7 +169,7 @@ fn connections(listing: &str, case: &Case) -> String {
 }
 
 /// The services of the case with their dests.
-fn services(listing: &str, case: &Case) -> String {
+pub(super) fn services(listing: &str, case: &Case) -> String {
     let mut ours = false;
     let mut found = String::new();
     for line in listing.lines().skip(3) {

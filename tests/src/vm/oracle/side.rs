@@ -87,6 +87,18 @@ impl Side {
         self.balancer.ip(&vips.map(line).collect::<String>())
     }
 
+    /// A cable from balancer to balancer, the card `sync0` at both ends.
+    pub fn cable(&self, other: &Self) -> Result<()> {
+        let to = other.balancer.name();
+        self.balancer.ip(&format!("link add sync0 type veth peer name sync0 netns {to}"))?;
+        for (side, host) in [(self, 1), (other, 2)] {
+            side.balancer.ip(&format!(
+                "addr add 10.88.0.{host}/24 dev sync0\naddr add fd88::{host}/64 dev sync0 nodad\nlink set sync0 up"
+            ))?;
+        }
+        Ok(())
+    }
+
     /// Does something in the balancer's namespace.
     pub fn inside<T: Send>(&self, body: impl FnOnce() -> T + Send) -> Result<T> {
         self.balancer.enter(body)
