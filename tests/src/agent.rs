@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -49,8 +49,19 @@ impl<'l> Agent<'l> {
 
     /// The same with variables of its environment.
     pub fn again_in(&mut self, options: &[&str], environment: &[(&str, &str)]) -> Result<()> {
+        self.spawn(self.netns.command(self.lab.programs().join("lb-user")), options, environment)
+    }
+
+    /// The same by another program, which becomes the agent: its words, to which the agent's are added.
+    pub fn again_by(&mut self, words: &[&str], options: &[&str]) -> Result<()> {
+        let (program, words) = words.split_first().context("a program is wanted")?;
+        let mut command = self.netns.command(program);
+        command.args(words).arg(self.lab.programs().join("lb-user"));
+        self.spawn(command, options, &[])
+    }
+
+    fn spawn(&mut self, mut command: Command, options: &[&str], environment: &[(&str, &str)]) -> Result<()> {
         let log = File::options().create(true).append(true).open(self.path("log"))?;
-        let mut command = self.netns.command(self.lab.programs().join("lb-user"));
         command.arg("agent").arg("-f").arg(self.path("keepalived.conf"));
         command.arg("--state").arg(self.path("state.json")).args(options);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
@@ -90,6 +101,12 @@ impl<'l> Agent<'l> {
         kill(self.pid()?, Signal::SIGKILL)?;
         self.child.take().context("the agent does not run")?.wait()?;
         Ok(())
+    }
+
+    /// Its exit status, when it ends by itself.
+    pub fn ends(&mut self) -> Result<ExitStatus> {
+        let child = self.child.as_mut().context("the agent does not run")?;
+        run::until(Duration::from_secs(10), "the end of the agent", || child.try_wait().ok().flatten())
     }
 
     /// Asks it to stop, and waits until it has.

@@ -18,7 +18,20 @@ pub fn command(script: &Script) -> Command {
         // With another user the supplementary groups go as well.
         command.uid(uid).gid(gid);
     }
+    if script.no_new_privs {
+        confine(&mut command);
+    }
     command
+}
+
+/// Neither set-user-ID programs nor file capabilities will give it or what it starts any right.
+#[expect(
+    unsafe_code,
+    reason = "std has no word for it, and asks for care in what runs between fork and exec"
+)]
+fn confine(command: &mut Command) {
+    // SAFETY: one system call without memory; it neither allocates nor takes a lock.
+    unsafe { command.pre_exec(|| Ok(rustix::thread::set_no_new_privs(true)?)) };
 }
 
 /// Starts it and does not wait; how it ended is said if it was not well.

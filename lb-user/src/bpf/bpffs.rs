@@ -2,10 +2,12 @@
 //! `/sys/fs/bpf` behind a fresh `/sys`.
 
 use std::fs;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, mount};
 
 use super::syscall;
@@ -19,6 +21,32 @@ pub fn instance(wanted: Option<&Path>) -> Result<PathBuf> {
     let cookie =
         syscall::netns_cookie().context("the kernel does not number network namespaces (Linux 5.14 does)")?;
     Ok(root(wanted)?.join("lb-user").join(cookie.to_string()))
+}
+
+/// The BPF file system, reachable until this is dropped also by a process that gives up its capabilities.
+#[derive(Debug)]
+pub struct Root {
+    path: PathBuf,
+    _open: Option<OwnedFd>,
+}
+
+impl Root {
+    /// The `wanted` one, else the usual one.
+    pub fn of(wanted: Option<&Path>) -> Result<Self> {
+        let path = root(wanted)?;
+        // Through /proc/PID/root only those may go that can do all which that process can.
+        if !path.starts_with("/proc") {
+            return Ok(Self { path, _open: None });
+        }
+        let open = rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .with_context(|| format!("opening {}", path.display()))?;
+        Ok(Self { path: PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd())), _open: Some(open) })
+    }
+
+    /// A path to it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 /// The BPF file system.

@@ -12,6 +12,7 @@ use crate::agent::run::{self, Metrics, Options};
 use crate::agent::{config, log};
 use crate::bpf::{bpffs, status};
 use crate::control::store::Store as _;
+use crate::privilege;
 use anyhow::Result;
 
 /// Check real servers and keep services as a keepalived.conf says; SIGHUP reads it again
@@ -43,13 +44,17 @@ pub struct Args {
 /// Does it, until told to stop.
 pub fn run(args: &Args) -> Result<()> {
     log::start(args.log_format);
-    let pins = bpffs::instance(args.pins.wanted().as_deref())?;
+    let root = bpffs::Root::of(args.pins.wanted().as_deref())?;
+    let place = Pins { bpffs: Some(root.path().to_owned()) };
+    let pins = bpffs::instance(place.wanted().as_deref())?;
     let memory = Memory::hold(&pins, args.state.as_deref())?;
     let id = args.id.clone().unwrap_or_else(config::host_id);
     let options =
         Options { file: args.file.clone(), id, purge_on_exit: args.purge_on_exit, pins: pins.clone() };
-    let metrics = args.metrics.map(|at| metrics(at, &pins, &args.pins)).transpose()?;
-    run::run(super::open_store_at(&args.pins)?, memory, &options, metrics)
+    let metrics = args.metrics.map(|at| metrics(at, &pins, &place)).transpose()?;
+    // Before the configuration is read, so that a start finds what a reload will, and before there is another thread.
+    privilege::keep_the_agents()?;
+    run::run(super::open_store_at(&place)?, memory, &options, metrics)
 }
 
 fn metrics(at: SocketAddr, dir: &Path, pins: &Pins) -> Result<Metrics> {

@@ -79,7 +79,7 @@ mod tests {
     async fn scripts_run_and_are_stopped() {
         let prober = |words: &[&str]| {
             let words = words.iter().map(|word| (*word).to_owned()).collect();
-            let script = Script { words, user: None };
+            let script = Script { words, user: None, no_new_privs: false };
             Prober::new(Misc { script, timeout: Duration::from_millis(300), dynamic: false })
         };
         assert_eq!(prober(&["/bin/true"]).attempt().await, Outcome::Pass(Weight::Configured));

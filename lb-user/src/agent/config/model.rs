@@ -379,6 +379,8 @@ pub struct Script {
     pub words: Vec<String>,
     /// User and group, unless our own.
     pub user: Option<(u32, u32)>,
+    /// No program gives it more rights.
+    pub no_new_privs: bool,
 }
 
 impl fmt::Display for Script {

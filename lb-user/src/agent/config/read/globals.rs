@@ -26,6 +26,7 @@ impl Reader<'_> {
             "lvs_sync_daemon" => self.globals.sync = self.sync_daemon(statement),
             "script_user" => self.script_user(statement),
             "enable_script_security" => self.users.secure = true,
+            "script_no_new_privs" => self.users.no_new_privs = self.flag(statement).unwrap_or(false),
             "lvs_notify_fifo" | "notify_fifo" => {
                 let path = self.text(statement).map(PathBuf::from);
                 self.globals.fifos.extend(path);

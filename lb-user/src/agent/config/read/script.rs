@@ -1,6 +1,7 @@
 //! Scripts: their own quoting, whom they run as, and whether others could change them.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
@@ -15,6 +16,7 @@ use crate::agent::config::tree::Statement;
 pub(super) struct Users {
     pub chosen: Option<(u32, u32)>,
     pub secure: bool,
+    pub no_new_privs: bool,
 }
 
 impl Reader<'_> {
@@ -73,13 +75,20 @@ impl Reader<'_> {
             Some(user) => Some(self.user(statement, user, parts.get(2).map(String::as_str))?),
             None => self.users.chosen.or_else(usual_user),
         };
-        self.may_run(statement, &words[0], user).then_some(Script { words, user })
+        self.may_run(statement, &words[0], user).then_some(Script {
+            words,
+            user,
+            no_new_privs: self.users.no_new_privs,
+        })
     }
 
     fn may_run(&mut self, statement: &Statement, program: &str, user: Option<(u32, u32)>) -> bool {
         let path = Path::new(program);
-        let executable =
-            fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0);
+        let executable = match fs::metadata(path) {
+            Ok(found) => found.is_file() && found.permissions().mode() & 0o111 != 0,
+            // In a directory of its user's, where the agent may not look: we will see.
+            Err(error) => error.kind() == ErrorKind::PermissionDenied,
+        };
         if path.is_absolute() && !executable {
             self.warn(statement, format!("{program} is no file that can be run: it is not run"));
             return false;
