@@ -38,7 +38,8 @@ impl Root {
         if !path.starts_with("/proc") {
             return Ok(Self { path, _open: None });
         }
-        let open = rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        // Sync daemons inherit it with the path. To scripts of other users it is of no use: the directory is root's alone.
+        let open = rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
             .with_context(|| format!("opening {}", path.display()))?;
         Ok(Self { path: PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd())), _open: Some(open) })
     }
