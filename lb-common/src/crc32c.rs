@@ -49,6 +49,17 @@ pub extern "C" fn lb_crc32c_change(change: u32, len: u32) -> u32 {
     value
 }
 
+/// The checksum of a packet of so many bytes, all of them zero.
+pub const fn of_zeros(len: usize) -> u32 {
+    let mut reg = u32::MAX;
+    let mut bit = 0;
+    while bit < len * 8 {
+        reg = (reg >> 1) ^ (POLY & 0u32.wrapping_sub(reg & 1));
+        bit += 1;
+    }
+    !reg
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,6 +75,13 @@ mod tests {
             }
         }
         !reg
+    }
+
+    #[test]
+    fn nothing_but_zeros() {
+        for len in [0, 1, 16, 100] {
+            assert_eq!(of_zeros(len), crc(&std::vec![0; len]));
+        }
     }
 
     #[test]

@@ -55,6 +55,14 @@ pub mod status {
     pub const AVAILABLE: u32 = 2;
     /// The address is one of this machine's.
     pub const LOCAL: u32 = 4;
+    /// Found dead, and not back yet. What becomes of its connections, the next two say; without them they are left.
+    pub const DEAD: u32 = 8;
+    /// Its connections are scheduled anew, each with its next packet.
+    pub const MOVE: u32 = 16;
+    /// Its connections are reset, each with its next packet; datagrams are scheduled anew.
+    pub const RESET: u32 = 32;
+    /// What finding it dead has set.
+    pub const FATE: u32 = DEAD | MOVE | RESET;
 }
 
 /// The way to a dest or a client: link addresses, egress and what the path carries.
@@ -317,8 +325,18 @@ impl Dest {
     }
     /// Is it in its service's list?
     #[inline(always)]
-    pub fn available(&self) -> bool {
+    pub fn listed(&self) -> bool {
         self.status.load() & status::AVAILABLE != 0
+    }
+    /// Do its connections go on? Not if it is deleted, nor if it was found dead and they are to end.
+    #[inline(always)]
+    pub fn available(&self) -> bool {
+        self.status.load() & (status::AVAILABLE | status::MOVE | status::RESET) == status::AVAILABLE
+    }
+    /// Is it deleted, and nothing said of its connections?
+    #[inline(always)]
+    pub fn forsaken(&self) -> bool {
+        self.status.load() & (status::AVAILABLE | status::MOVE | status::RESET) == 0
     }
 }
 

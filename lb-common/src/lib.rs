@@ -12,6 +12,7 @@
 //! | [`forward`] | header edits: direct routing, NAT, tunnels, ICMP errors, link layer |
 //! | [`related`] | ICMP errors about connections |
 //! | [`slow`] | what few packets need, a program of its own in the kernel |
+//! | [`upkeep`] | packets of connections whose dest is deleted or was found dead, another such program |
 //! | [`local`] | clients on the balancer itself |
 //! | [`mark`] | rules that mark packets, for services by mark |
 //! | [`sched`] | which dest gets a new connection, one file per scheduler |
@@ -75,4 +76,5 @@ pub mod sync;
 pub mod table;
 pub mod tables;
 pub mod text;
+pub mod upkeep;
 pub mod wire;

@@ -3,7 +3,7 @@
 //! ```text
 //! process ─ (ipv6) ─ receive ─┬─ of a connection: forward::request, forward::reply ─┬─ verdict
 //!                             ├─ newcomer: lookup ─ call ─ pick ─ open ─ forward ───┤
-//!                             └─────────────────────────────────────────────────────┴─ slow::process, fragments::process
+//!                             └─────────────────────────────────────────────────────┴─ slow, fragments, upkeep
 //! ```
 //!
 //! What belongs to a known connection is sent on within the first program, without a call: that costs as much as a dozen
@@ -64,7 +64,7 @@ pub struct Workspace {
     pub v6: Work<V6>,
     /// What the scheduler is asked.
     pub question: Question,
-    /// What is left to do for the packet at hand, by [`crate::slow`].
+    /// What is left to do for the packet at hand, by [`crate::slow`] or [`crate::upkeep`].
     pub rest: Step,
     /// The packet's family: an `AF_` number.
     pub family: u32,
@@ -94,6 +94,7 @@ impl Step {
     pub(crate) const LOCAL: u64 = Self::OPEN | 12 << 59;
     const EARLY: u64 = Self::OPEN | 13 << 59;
     pub(crate) const AWAITED: u64 = Self::OPEN | 14 << 59;
+    pub(crate) const ORPHAN: u64 = Self::OPEN | 15 << 59;
 
     /// An ICMP packet, perhaps about a connection.
     #[inline(always)]
@@ -169,10 +170,21 @@ impl Step {
     pub const fn awaited() -> Self {
         Self(Self::AWAITED)
     }
-    /// Is what is left to do [`fragments::process`]'s, rather than [`slow::process`](crate::slow::process)'s?
+    /// The connection in this slot has lost its dest.
     #[inline(always)]
-    pub const fn is_of_fragment(self) -> bool {
-        self.is(Self::EARLY) || self.is(Self::AWAITED)
+    pub const fn orphan(slot: u32) -> Self {
+        Self(Self::ORPHAN | slot as u64)
+    }
+    /// Whose is what is left to do?
+    #[inline(always)]
+    const fn rest(self) -> Stage {
+        if self.is(Self::EARLY) || self.is(Self::AWAITED) {
+            Stage::Wait
+        } else if self.is(Self::ORPHAN) {
+            Stage::Upkeep
+        } else {
+            Stage::Slow
+        }
     }
     /// A server's packet of no connection.
     #[inline(always)]
@@ -186,7 +198,7 @@ impl Step {
     }
     /// Is there something left to do?
     #[inline(always)]
-    const fn is_open(self) -> bool {
+    pub(crate) const fn is_open(self) -> bool {
         self.0 & Self::OPEN != 0
     }
     #[inline(always)]
@@ -268,7 +280,7 @@ pub fn newcomer<P: Packet, T: Tables>(p: &mut P, t: &T, space: &mut Workspace) -
 
 /// The verdict, or what is left to do.
 #[inline(always)]
-fn settle(step: Step, space: &mut Workspace) -> Verdict {
+pub(crate) fn settle(step: Step, space: &mut Workspace) -> Verdict {
     if !step.is_open() {
         return Verdict::from_word(step.0);
     }
@@ -276,7 +288,7 @@ fn settle(step: Step, space: &mut Workspace) -> Verdict {
         return Stage::New.into();
     }
     space.rest = step;
-    if step.is_of_fragment() { Stage::Wait.into() } else { Stage::Slow.into() }
+    step.rest().into()
 }
 
 #[inline(always)]
@@ -358,22 +370,22 @@ fn request<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>) ->
     let seen = &work.seen;
     let place = table::place::<F, T>(t, &seen.src, seen.sport, seen.proto);
     let wanted = Wanted { flow: seen.flow(), tag: seen.proto.0 as u32, now: seen.now };
+    let mut step = Step::admit();
     if let Some(hit) = table::search_keeping::<F, T, false>(t, place, wanted, &mut work.wanted)
         && !reusable(t, &hit, seen)
-        && let Some(dest) = follow(t, seen, &hit)?
     {
-        return match hit.dest {
-            word if word & bound::NO_DEST != 0 => Ok(Step::bypass()),
-            word if word & bound::FTP != 0 => Ok(Step::ftp(hit.slot, false)),
-            _ => forward::request(p, t, seen, &hit, dest),
+        step = match follow(t, seen, &hit)? {
+            None => Step::orphan(hit.slot),
+            Some(_) if hit.dest & bound::NO_DEST != 0 => return Ok(Step::bypass()),
+            Some(_) if hit.dest & bound::FTP != 0 => return Ok(Step::ftp(hit.slot, false)),
+            Some(dest) => return forward::request(p, t, seen, &hit, dest),
         };
     }
     (work.place, work.wanted) = (place, wanted);
-    Ok(Step::admit())
+    Ok(step)
 }
 
-/// A packet of a known connection: its dest must still be there; the state machine moves. Without its dest the
-/// connection takes no more packets, or under expire_nodest_conn it ends, and the packet counts as one without any.
+/// A packet of a known connection: its dest must still be there; the state machine moves.
 #[inline(always)]
 fn follow<'a, F: Ip, T: Tables>(
     t: &'a T,
@@ -383,8 +395,7 @@ fn follow<'a, F: Ip, T: Tables>(
     let dest = t.dest(hit.dest()).ok_or(Reason::Internal)?;
     // A connection that bypasses the dests has none.
     if !dest.available() && hit.dest & bound::NO_DEST == 0 {
-        let ends = t.settings().expire_nodest_conn.load() != 0 && end(t, &{ *hit }, seen.now);
-        return if ends { Ok(None) } else { Err(Reason::DestGone) };
+        return Ok(None);
     }
     let no_output = hit.ctl & ctl::NO_OUTPUT;
     let direction = if no_output != 0 { state::Direction::InputOnly } else { state::Direction::Input };
@@ -394,7 +405,7 @@ fn follow<'a, F: Ip, T: Tables>(
 
 /// Takes a connection out of the table, if it is still what it was.
 #[inline(never)]
-fn end<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, now: u32) -> bool {
+pub(crate) fn end<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, now: u32) -> bool {
     table::remove(t, hit, now)
 }
 

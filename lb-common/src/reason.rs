@@ -22,7 +22,7 @@ pub struct Verdict(u64);
 
 impl Verdict {
     /// None yet: the packet goes on to the stage in the low bits. No reason's number.
-    const STAGE: u64 = u32::MAX as u64 - 3;
+    const STAGE: u64 = u32::MAX as u64 - 4;
 
     /// The stage that goes on with the packet.
     #[inline(always)]
@@ -32,6 +32,7 @@ impl Verdict {
             1 => Some(Stage::New),
             2 => Some(Stage::Ipv6),
             3 => Some(Stage::Wait),
+            4 => Some(Stage::Upkeep),
             _ => None,
         }
     }
@@ -87,6 +88,8 @@ pub enum Stage {
     Ipv6 = 2,
     /// [`crate::fragments::process`].
     Wait = 3,
+    /// [`crate::upkeep::process`].
+    Upkeep = 4,
 }
 
 impl From<Stage> for Verdict {
@@ -146,6 +149,7 @@ reasons! {
     FragmentReleased = Transmit, "fragment-released", "a fragment that was put away goes on, behind its first";
     FragmentBack = Transmit, "fragment-back", "a later fragment whose first came while it was put away: sent through the loop";
     Bypassed = Transmit, "bypassed", "sent to its own destination, for want of a server (cache_bypass)";
+    ResetSent = Transmit, "reset-sent", "answered with a reset, for a server found dead (on_down reset)";
     NotIp = Pass, "not-ip", "neither IPv4 nor IPv6";
     NotOurs = Pass, "not-ours", "for no address the balancer knows";
     NotUnicast = Pass, "not-unicast", "link-layer broadcast or multicast";

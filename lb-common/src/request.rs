@@ -41,6 +41,8 @@ pub mod verb {
     /// Take in `first` connections of another director, at most [`super::MOST_SYNCED`], which follow the head: each is a
     /// [`crate::sync::Synced`]. One that has a [`crate::sip::Call`] comes alone. What became of each is written into it.
     pub const ADOPT: u32 = 3;
+    /// Take out the datagrams' connections of dests found dead, in the same buckets as [`EXPIRE_GONE`].
+    pub const EXPIRE_DEAD: u32 = 4;
 }
 
 /// Bytes before the first connection of an [`verb::ADOPT`] request.

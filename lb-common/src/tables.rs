@@ -32,7 +32,7 @@ pub const LOOPBACK: u32 = 1;
 pub const FILTER_BITS: u32 = 16;
 
 /// Layout version of all maps together. A binary never reads maps of another version as its own.
-pub const LAYOUT: u32 = 7;
+pub const LAYOUT: u32 = 8;
 
 /// The way asked for.
 #[repr(C, align(8))]
@@ -259,11 +259,11 @@ pub trait Tables {
     }
 
     /// [`table::retire`].
-    fn retire<F: Ip>(&self, slot: u32, gone: u32) -> u32
+    fn retire<F: Ip>(&self, slot: u32, why: u32) -> u32
     where
         Self: Sized,
     {
-        table::retire::<F, Self>(self, slot, gone)
+        table::retire::<F, Self>(self, slot, why)
     }
     /// [`defence::thin_out`].
     fn thin_out<F: Ip>(&self, bucket: u32)

@@ -27,17 +27,22 @@ pub fn run(ctx: &XdpContext) -> u32 {
                 request::status::FAILED
             }
         },
-        request::verb::EXPIRE_GONE => {
-            let (from, count) = (u32::from_le_bytes(request.first), u32::from_le_bytes(request.second));
-            let Some(kernel) = Kernel::detached() else { return request::status::FAILED };
-            table::expire_gone::<V4, Kernel>(&kernel, from, count, kernel.now());
-            table::expire_gone::<V6, Kernel>(&kernel, from, count, kernel.now());
-            request::status::DONE
-        }
+        request::verb::EXPIRE_GONE => expire::<{ table::GONE }>(&request),
+        request::verb::EXPIRE_DEAD => expire::<{ table::DEAD }>(&request),
         request::verb::ADOPT => adopt::all(ctx, u32::from_le_bytes(request.first)),
         verb => {
             error!(ctx, "this program knows no request {}", verb);
             request::status::UNKNOWN
         }
     }
+}
+
+/// Takes connections out of the buckets named.
+#[inline(always)]
+fn expire<const WHY: u32>(request: &Request) -> u32 {
+    let (from, count) = (u32::from_le_bytes(request.first), u32::from_le_bytes(request.second));
+    let Some(kernel) = Kernel::detached() else { return request::status::FAILED };
+    table::expire::<V4, Kernel, WHY>(&kernel, from, count, kernel.now());
+    table::expire::<V6, Kernel, WHY>(&kernel, from, count, kernel.now());
+    request::status::DONE
 }

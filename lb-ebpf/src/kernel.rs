@@ -354,10 +354,10 @@ impl<const DESK: u32> Tables for At<DESK> {
         })
     }
     #[inline(always)]
-    fn retire<F: Ip>(&self, slot: u32, gone: u32) -> u32 {
+    fn retire<F: Ip>(&self, slot: u32, why: u32) -> u32 {
         match F::FAMILY {
-            Family::V4 => lb_retire4(slot, gone) as u32,
-            Family::V6 => lb_retire6(slot, gone) as u32,
+            Family::V4 => lb_retire4(slot, why) as u32,
+            Family::V6 => lb_retire6(slot, why) as u32,
         }
     }
     #[inline(always)]
@@ -547,15 +547,15 @@ extern "C" fn lb_bury(tag: u32, ctl: u32, dest: u32, slot: u32, now: u32) -> u64
 /// [`table::retire`], IPv4.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn lb_retire4(slot: u32, gone: u32) -> u64 {
-    with_tables(|t| table::retire::<V4, Kernel>(t, slot, gone) as u64)
+extern "C" fn lb_retire4(slot: u32, why: u32) -> u64 {
+    with_tables(|t| table::retire::<V4, Kernel>(t, slot, why) as u64)
 }
 
 /// [`table::retire`], IPv6.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn lb_retire6(slot: u32, gone: u32) -> u64 {
-    with_tables(|t| table::retire::<V6, Kernel>(t, slot, gone) as u64)
+extern "C" fn lb_retire6(slot: u32, why: u32) -> u64 {
+    with_tables(|t| table::retire::<V6, Kernel>(t, slot, why) as u64)
 }
 
 /// [`defence::thin_out`], IPv4. Returns nothing of interest: such a function has to return a number.

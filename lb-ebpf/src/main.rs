@@ -8,6 +8,7 @@
 //! | `lb_slow` | what few packets need |
 //! | `lb_wait` | puts fragments away that came before their first |
 //! | `lb_copies`, `lb_copy` | the loop that fetches them when the first comes |
+//! | `lb_upkeep` | packets of connections whose dest is deleted or dead |
 //! | `lb_output` | translates replies of dests on the balancer itself, where they leave by a NIC |
 //! | `lb_control` | what user space asks to be done to the tables, through BPF_PROG_TEST_RUN |
 //! | `lb_realserver` | takes tunnel headers off, for real servers without a tunnel device |
@@ -34,7 +35,7 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use lb_common::pipeline::Workspace;
 use lb_common::reason::{Action, Reason, Stage, Verdict};
-use lb_common::{pipeline, slow};
+use lb_common::{pipeline, slow, upkeep};
 
 use crate::frame::Frame;
 use crate::kernel::Kernel;
@@ -67,6 +68,13 @@ fn lb_slow(ctx: XdpContext) -> u32 {
     run(&ctx, slow::process)
 }
 
+/// Packets of connections whose dest is deleted or dead.
+#[xdp(frags)]
+#[inline(always)]
+fn lb_upkeep(ctx: XdpContext) -> u32 {
+    run(&ctx, upkeep::process)
+}
+
 /// A stage of the pass: its verdict is counted and carried out, or the next one goes on with what is in the scratch
 /// memory.
 #[inline(always)]
@@ -82,6 +90,7 @@ fn run(ctx: &XdpContext, stage: impl FnOnce(&mut Frame, &Kernel, &mut Workspace)
         Some(Stage::New) => jump::<{ Stage::New as u32 }>(ctx),
         Some(Stage::Slow) => jump::<{ Stage::Slow as u32 }>(ctx),
         Some(Stage::Wait) => jump::<{ Stage::Wait as u32 }>(ctx),
+        Some(Stage::Upkeep) => jump::<{ Stage::Upkeep as u32 }>(ctx),
     }
 }
 

@@ -12,6 +12,7 @@ use lb_user::agent::config::{self, Loaded};
 use lb_user::agent::drains::{DrainFile, Drains};
 use lb_user::agent::keeper::Keeper;
 use lb_user::agent::remember::{Memory, Saved};
+use lb_user::agent::verdict::{State, Verdict, Weight};
 use lb_user::cli::names::NoNames;
 use lb_user::cli::save::request_line;
 use lb_user::control::balancer::Balancer;
@@ -227,6 +228,66 @@ async fn refusals() {
     keeper.start(loaded(&dir, &odd).config).unwrap();
     assert_eq!(saved(keeper.store()).lines().count(), 4);
     assert!(!saved(keeper.store()).contains("224."));
+}
+
+/// What is found dead is marked before it leaves; what comes back, or has to go for another reason, is not dead.
+#[test]
+fn the_dead_and_the_living() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = |words: &str| {
+        format!(
+            "virtual_server 10.0.0.2 80 {{\n protocol TCP\n lb_algo rr\n lb_kind DR\n{words}\n\
+             real_server 10.1.0.1 80 {{ TCP_CHECK {{ }} }}\n\
+             real_server 10.1.0.2 80 {{ inhibit_on_failure\n TCP_CHECK {{ }} }}\n}}\n"
+        )
+    };
+    let mut balancer = Balancer::new(MemoryStore::default());
+    // What a configuration wants while some of its servers are up, and what has been done for it.
+    let mut comes_to = |words: &str, up: [bool; 2]| {
+        let config = loaded(&dir, &text(words)).config;
+        let verdict = |server: usize, _| Verdict { up: up[server], weight: Weight::Configured };
+        let mut states: Vec<State> =
+            config.servers.iter().map(|server| State::new(server, None, verdict).0).collect();
+        let now = std::time::Instant::now();
+        let wanted = lb_user::agent::keeper::wanted(&config, &mut states, &Drains::default(), now);
+        let services = balancer.store().services().unwrap();
+        let requests = apply::plan(&wanted, &Owned::of(&config), &services);
+        assert!(apply::carry_out(&mut balancer, &requests).unwrap().is_empty());
+        let again = apply::plan(&wanted, &Owned::of(&config), &balancer.store().services().unwrap());
+        assert_eq!(again, [], "one time is enough");
+        requests.iter().map(request_line).collect::<Vec<String>>()
+    };
+    let (first, second) = ("-t 10.0.0.2:80 -r 10.1.0.1:80", "-t 10.0.0.2:80 -r 10.1.0.2:80");
+    comes_to("on_down reset", [true, true]);
+    assert_eq!(
+        comes_to("on_down reset", [false, false]),
+        [
+            format!("# {second}: on_down reset"),
+            format!("# {first}: on_down reset"),
+            format!("ipvsadm -e {second} -g -w 0"),
+            format!("ipvsadm -d {first}")
+        ]
+    );
+    // The one that has stayed gets another fate by a reload.
+    assert_eq!(comes_to("on_down move", [false, false]), [format!("# {second}: on_down move")]);
+    assert_eq!(
+        comes_to("on_down move", [true, true]),
+        [
+            format!("# {second}: the server lives"),
+            format!("ipvsadm -a {first} -g -w 1"),
+            format!("ipvsadm -e {second} -g -w 1")
+        ]
+    );
+    // One that is taken out of the configuration is not dead.
+    let words = "on_down reset";
+    let config = loaded(&dir, &text(words).replace("real_server 10.1.0.1 80 { TCP_CHECK { } }\n", "")).config;
+    let owned = Owned::of(&loaded(&dir, &text(words)).config);
+    let up = |_, _| Verdict { up: true, weight: Weight::Configured };
+    let mut states: Vec<State> = config.servers.iter().map(|server| State::new(server, None, up).0).collect();
+    let now = std::time::Instant::now();
+    let wanted = lb_user::agent::keeper::wanted(&config, &mut states, &Drains::default(), now);
+    let requests = apply::plan(&wanted, &owned, &balancer.store().services().unwrap());
+    assert_eq!(requests.iter().map(request_line).collect::<Vec<_>>(), [format!("ipvsadm -d {first}")]);
 }
 
 /// Thousands of services are one list of changes, and none when nothing differs.

@@ -219,6 +219,8 @@ pub enum Step {
     Weight(u32, u32),
     /// A dest is deleted.
     Delete(u32),
+    /// A dest is found dead: these bits of its status are set.
+    Dead(u32, u32),
     /// A dest is added to a service: it gets this number.
     Add(u32, NewDest, u32),
     /// These mark rules are in force from now on.
@@ -290,6 +292,12 @@ impl Case {
     /// A client's frame is answered with an ICMP error.
     pub fn answers(self, frame: &Frame, expected: Frame) -> Self {
         let expect = Expect::Leaves(Way::Transmit, Reason::IcmpSent, Box::new(expected));
+        self.step(Step::Send(Nic::Front, frame.bytes(), expect))
+    }
+
+    /// A client's frame is answered with a reset.
+    pub fn resets(self, frame: &Frame, expected: Frame) -> Self {
+        let expect = Expect::Leaves(Way::Transmit, Reason::ResetSent, Box::new(expected));
         self.step(Step::Send(Nic::Front, frame.bytes(), expect))
     }
 
@@ -378,6 +386,10 @@ fn change<E: Engine>(engine: &mut E, rules: &mut Rules, step: &Step) -> Result<(
             let slot = engine.memory().dest(*dest).context("no such dest")?;
             slot.status.store(slot.status.load() | status::LOCAL);
             engine.memory().settings().local_dests.store(1);
+        }
+        Step::Dead(dest, fate) => {
+            let slot = engine.memory().dest(*dest).context("no such dest")?;
+            slot.status.store(slot.status.load() | fate);
         }
         Step::Delete(dest) => rules.delete_dest(engine.memory(), *dest),
         Step::Add(service, new, number) => {

@@ -115,6 +115,30 @@ impl Packet {
         Self::new(src.0, dst.0, Body::Tcp(src.1, dst.1, flags, data.to_vec()))
     }
 
+    /// A TCP reset with these numbers: window and all else are zero. With any identification.
+    pub fn reset(src: (IpAddr, u16), dst: (IpAddr, u16), seq: u32, ack: u32, flags: u8) -> Self {
+        let mut bytes = [src.1.to_be_bytes(), dst.1.to_be_bytes()].concat();
+        bytes.extend(seq.to_be_bytes());
+        bytes.extend(ack.to_be_bytes());
+        bytes.extend([0x50, flags, 0, 0, 0, 0, 0, 0]);
+        let mut packet = Self::new(src.0, dst.0, Body::Other(6, bytes.clone()));
+        let check = checksum(&[&packet.pseudo(6, bytes.len()), &bytes]).to_be_bytes();
+        bytes[16..18].copy_from_slice(&check);
+        (packet.body, packet.id) = (Body::Other(6, bytes), None);
+        packet
+    }
+
+    /// An SCTP ABORT that answers a packet of [`Packet::sctp`]. With any identification.
+    pub fn abort(src: (IpAddr, u16), dst: (IpAddr, u16)) -> Self {
+        let mut bytes = sctp(src.1, dst.1, &[(6, Vec::new())]);
+        // The tag is the other side's.
+        bytes[13] = 1;
+        bytes[8..12].fill(0);
+        let check = crc32c::crc32c(&bytes).to_le_bytes();
+        bytes[8..12].copy_from_slice(&check);
+        Self::new(src.0, dst.0, Body::Other(132, bytes)).with(|packet| packet.id = None)
+    }
+
     /// A UDP datagram.
     pub fn udp(src: (IpAddr, u16), dst: (IpAddr, u16), data: &[u8]) -> Self {
         Self::new(src.0, dst.0, Body::Udp(src.1, dst.1, data.to_vec(), true))

@@ -2,17 +2,17 @@
 //! servers an address of the balancer's own), TTL 64, the packet quoted as it is at that moment.
 
 use crate::account;
-use crate::addr::{Family, Proto};
+use crate::addr::Proto;
 use crate::checksum;
 use crate::conn::bound;
 use crate::dest::Method;
-use crate::forward::{link, nat, tunnel};
-use crate::ip::{Address, Ip, V4, V6};
+use crate::forward::link;
+use crate::forward::own;
+use crate::ip::Ip;
 use crate::packet::Packet;
 use crate::parse::{Fragment, Seen};
 use crate::reason::{Reason, Verdict};
 use crate::tables::{Direction, LOOPBACK, Tables};
-use crate::wire::{Ipv4Hdr, Ipv6Hdr};
 
 /// What is wrong, and whose output the answer is: MTU, or type and code, in the low 24 bits, kind in the next 8, a dest's number in the
 /// next 20 with a bit above it that says there is one. A word, because an enum's unused payload would be an
@@ -157,68 +157,17 @@ fn build<F: Ip, P: Packet, T: Tables>(
         return Err(());
     }
     let l3 = link::rebuild(p, seen.l3, F::HEADER + ICMP, F::ETHERTYPE, &hop).map_err(drop)?;
-    let ends = Ends { src: from.wide().0, dst: seen.src.wide().0 };
-    match F::FAMILY {
-        Family::V4 => v4(p, t, l3, quoted + ICMP, &ends, tos, error),
-        Family::V6 => v6(p, l3, quoted + ICMP, &ends, error),
-    }
-    .map_err(drop)?;
+    let proto = if F::HEADER_SUM { Proto::ICMP } else { Proto::ICMPV6 };
+    let (len, ends) = (quoted + ICMP, (from, &seen.src));
+    own::header::<F, P, T>(p, t, l3, (proto, len), ends, 0xc0 | tos & 0x1e).map_err(drop)?;
+    // Only ICMPv6 sums the addresses.
+    let pseudo = if F::HEADER_SUM { 0 } else { own::pseudo::<F>((proto, len), ends) };
+    let (kind, code, rest) = if F::HEADER_SUM { error.v4() } else { error.v6() };
+    message(p, l3 + F::HEADER, len, kind, code, rest, pseudo).map_err(drop)?;
     if let Some(dest) = error.dest() {
         account::count(t, dest, Direction::Out, F::HEADER + ICMP + quoted);
     }
     Ok(hop.ifindex)
-}
-
-/// Source and destination of the error.
-struct Ends {
-    src: [u8; 16],
-    dst: [u8; 16],
-}
-
-#[inline(always)]
-fn v4<P: Packet, T: Tables>(
-    p: &mut P,
-    t: &T,
-    l3: u32,
-    len: u32,
-    ends: &Ends,
-    tos: u8,
-    error: Error,
-) -> Result<(), Reason> {
-    let mut header = Ipv4Hdr {
-        vihl: 0x45,
-        tos: 0xc0 | tos & 0x1e,
-        tot_len: ((len + V4::HEADER) as u16).to_be_bytes(),
-        id: (t.random() as u16 | 1).to_ne_bytes(),
-        frags: [0; 2],
-        ttl: 64,
-        proto: Proto::ICMP.0,
-        check: [0; 2],
-        src_addr: [ends.src[0], ends.src[1], ends.src[2], ends.src[3]],
-        dst_addr: [ends.dst[0], ends.dst[1], ends.dst[2], ends.dst[3]],
-    };
-    header.check = tunnel::header_check(&header).to_ne_bytes();
-    let place: &mut Ipv4Hdr = p.at_mut(l3).ok_or(Reason::Truncated)?;
-    *place = header;
-    let (kind, code, rest) = error.v4();
-    message(p, l3 + V4::HEADER, len, kind, code, rest, 0)
-}
-
-#[inline(always)]
-fn v6<P: Packet>(p: &mut P, l3: u32, len: u32, ends: &Ends, error: Error) -> Result<(), Reason> {
-    let place: &mut Ipv6Hdr = p.at_mut(l3).ok_or(Reason::Truncated)?;
-    *place = Ipv6Hdr {
-        vcf: [0x60, 0, 0, 0],
-        payload_len: (len as u16).to_be_bytes(),
-        next_hdr: Proto::ICMPV6.0,
-        hop_limit: 64,
-        src_addr: ends.src,
-        dst_addr: ends.dst,
-    };
-    let addresses = checksum::add32(V6::source(place).sum(), V6::destination(place).sum());
-    let (kind, code, rest) = error.v6();
-    let pseudo = checksum::add32(addresses, nat::pseudo(Proto::ICMPV6, len));
-    message(p, l3 + V6::HEADER, len, kind, code, rest, pseudo)
 }
 
 #[inline(always)]

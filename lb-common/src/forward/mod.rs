@@ -3,6 +3,8 @@
 pub mod icmp;
 pub mod link;
 pub mod nat;
+pub mod own;
+pub mod reset;
 pub mod tunnel;
 
 use crate::addr::{Addr, Family};

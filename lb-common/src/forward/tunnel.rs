@@ -100,7 +100,6 @@ struct Inner {
     ttl: u8,
     dont_fragment: bool,
     len: u32,
-    proto: Proto,
 }
 
 /// Wraps the packet and sends it to the dest.
@@ -133,15 +132,15 @@ fn wrap<F: Ip, P: Packet, T: Tables>(
         ttl: F::ttl(header),
         dont_fragment: F::dont_fragment(header) && t.settings().pmtu_disc.load() != 0,
         len: n.len + shell.len(),
-        proto: shell.proto(F::INSIDE),
     };
     let v4 = dest.family() == Family::V4 as u8;
     let (outer, kind) = if v4 { (V4::HEADER, V4::ETHERTYPE) } else { (V6::HEADER, V6::ETHERTYPE) };
     let l3 = link::rebuild(p, n.l3, outer + shell.len(), kind, hop)?;
+    let proto = shell.proto(F::INSIDE);
     if v4 {
-        outer_v4(p, t, l3, &inner, dest)?
+        outer_v4(p, t, l3, &inner, proto, dest)?
     } else {
-        outer_v6(p, l3, &inner, dest)?
+        outer_v6(p, l3, &inner, proto, dest)?
     }
     let at = l3 + outer;
     match shell.kind {
@@ -164,6 +163,7 @@ fn outer_v4<P: Packet, T: Tables>(
     t: &T,
     l3: u32,
     inner: &Inner,
+    proto: Proto,
     dest: &Dest,
 ) -> Result<(), Reason> {
     let df = if inner.dont_fragment { 0x40 } else { 0 };
@@ -175,7 +175,7 @@ fn outer_v4<P: Packet, T: Tables>(
         id: id.to_ne_bytes(),
         frags: [df, 0],
         ttl: inner.ttl,
-        proto: inner.proto.0,
+        proto: proto.0,
         check: [0; 2],
         src_addr: dest.hop.source().words()[0].to_ne_bytes(),
         dst_addr: dest.addr[0].load().to_ne_bytes(),
@@ -196,12 +196,12 @@ pub fn header_check(h: &Ipv4Hdr) -> u16 {
 }
 
 #[inline(always)]
-fn outer_v6<P: Packet>(p: &mut P, l3: u32, inner: &Inner, dest: &Dest) -> Result<(), Reason> {
+fn outer_v6<P: Packet>(p: &mut P, l3: u32, inner: &Inner, proto: Proto, dest: &Dest) -> Result<(), Reason> {
     let place: &mut Ipv6Hdr = p.at_mut(l3).ok_or(Reason::Truncated)?;
     *place = Ipv6Hdr {
         vcf: [0x60 | inner.tos >> 4, inner.tos << 4, 0, 0],
         payload_len: (inner.len as u16).to_be_bytes(),
-        next_hdr: inner.proto.0,
+        next_hdr: proto.0,
         hop_limit: inner.ttl,
         src_addr: dest.hop.source().0,
         dst_addr: dest.address().0,
@@ -221,7 +221,7 @@ fn gue<F: Ip, P: Packet, T: Tables>(
 ) -> Result<(), Reason> {
     const LOW: u32 = 32768;
     const SPAN: u32 = 60999 - LOW;
-    let hash = flow_hash::<F, P, T>(p, t, at + GUE)?;
+    let hash = flow_hash::<F, P, T>(p, t, at + GUE);
     let sport = LOW + ((hash as u64 * SPAN as u64) >> 32) as u32;
     let (s, d) = ((sport as u16).to_be_bytes(), shell.port.wire().to_ne_bytes());
     let len = (inner.len as u16).to_be_bytes();
@@ -232,22 +232,26 @@ fn gue<F: Ip, P: Packet, T: Tables>(
     }
     let words = |a: &crate::addr::Addr| a.words().iter().fold(0, |s, w| checksum::add32(s, *w));
     let addresses = checksum::add32(words(&dest.hop.source()), words(&dest.address()));
-    let data = p.sum(at, inner.len).ok_or(Reason::Truncated)?;
-    let sum = checksum::add32(checksum::add32(addresses, nat::pseudo(Proto::UDP, inner.len)), data);
+    let pseudo = checksum::add32(addresses, nat::pseudo(Proto::UDP, inner.len));
+    // Where the checksum will be, so that it is part of what is summed: the stack has no room to keep it.
+    let field: &mut [u8; 2] = p.at_mut(at + 6).ok_or(Reason::Truncated)?;
+    *field = checksum::fold(pseudo).to_ne_bytes();
+    let sum = p.sum(at, inner.len).ok_or(Reason::Truncated)?;
     let field: &mut [u8; 2] = p.at_mut(at + 6).ok_or(Reason::Truncated)?;
     *field = nat::nonzero(!checksum::fold(sum)).to_ne_bytes();
     Ok(())
 }
 
-/// A hash of the inner flow's addresses and first four transport bytes.
-#[inline(always)]
-fn flow_hash<F: Ip, P: Packet, T: Tables>(p: &P, t: &T, inner: u32) -> Result<u32, Reason> {
+/// A hash of the inner flow's addresses and first four transport bytes; 0 if they cannot be read, which they were before.
+/// A function of its own, for the sake of the stack.
+#[inline(never)]
+fn flow_hash<F: Ip, P: Packet, T: Tables>(p: &P, t: &T, inner: u32) -> u32 {
     use crate::ip::Address;
-    let header: &F::Header = p.at(inner).ok_or(Reason::Truncated)?;
+    let Some(header) = p.at::<F::Header>(inner) else { return 0 };
     let addresses = F::source(header).mixed() ^ F::destination(header).mixed().rotate_left(16);
-    let ports: &[u8; 4] = p.at(inner + F::HEADER).ok_or(Reason::Truncated)?;
+    let Some(ports) = p.at::<[u8; 4]>(inner + F::HEADER) else { return 0 };
     let word = addresses as u64 | (u32::from_ne_bytes(*ports) as u64 & 0xff_ffff) << 32;
-    Ok(crate::siphash::short(t.secret(), word ^ (ports[3] as u64) << 40, 7) as u32)
+    crate::siphash::short(t.secret(), word ^ (ports[3] as u64) << 40, 7) as u32
 }
 
 /// GRE version 0, with a checksum if asked.

@@ -24,6 +24,7 @@ use crate::pipeline;
 use crate::reason::{Action, Reason, Stage, Verdict};
 use crate::slow;
 use crate::tables::Tables;
+use crate::upkeep;
 
 /// A key of the connection table where nothing is at stake: the digits of e.
 pub const TABLE_KEY: [u8; 32] = [
@@ -41,6 +42,7 @@ pub fn run(tables: &HostTables, frame: &mut SliceFrame) -> Verdict {
             Stage::New => pipeline::newcomer(frame, tables, &mut space),
             Stage::Slow => slow::process(frame, tables, &mut space),
             Stage::Wait => fragments::process(frame, tables, &mut space),
+            Stage::Upkeep => upkeep::process(frame, tables, &mut space),
         };
     }
     tables.count_reason(verdict.counter());

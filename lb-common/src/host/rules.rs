@@ -218,7 +218,7 @@ impl Rules {
         (0..self.dests).find(|number| {
             let d = dest(m, *number);
             let same = d.address() == new.addr && d.port() == new.port && d.service.load() == service;
-            same && !d.available() && d.status.load() & status::USED != 0
+            same && !d.listed() && d.status.load() & status::USED != 0
         })
     }
 

@@ -32,7 +32,7 @@ use template::release_template;
 
 pub use insert::{Birth, Inserted, Insertion, NO_SLOT, claim, insert};
 pub use search::{Wanted, search, search_keeping};
-pub use sweep::{expire_gone, retire, sweep, sweep_range};
+pub use sweep::{DEAD, EXPIRED, GONE, expire, retire, sweep, sweep_range};
 pub use template::{
     DEPENDANTS, assure_template, orphan_template, renew_template, set_template_timeout, template_bits,
     template_timeout,

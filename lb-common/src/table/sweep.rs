@@ -3,7 +3,9 @@
 use super::insert::release_lock;
 use super::template::{held, linger};
 use super::{SLOT_OVERFLOW, base, expired, hit_at, remove};
+use crate::addr::Proto;
 use crate::conn::{Entry, Life, Ways, bound, ctl, tag};
+use crate::dest::{Dest, status};
 use crate::ip::Ip;
 use crate::tables::Tables;
 use core::ops::ControlFlow;
@@ -12,18 +14,25 @@ use core::ops::ControlFlow;
 /// left.
 #[inline(always)]
 pub fn sweep<F: Ip, T: Tables>(t: &T, n: u32, now: u32) -> u32 {
-    sweep_for::<F, T, false>(t, n, now)
+    sweep_for::<F, T, EXPIRED>(t, n, now)
 }
 
-/// [`sweep`]; `GONE`: not for what has expired, but for what belongs to a dest that is gone.
+/// Why entries are taken out: their time is up.
+pub const EXPIRED: u32 = 0;
+/// Their dest is deleted.
+pub const GONE: u32 = 1;
+/// They are datagrams of a dest found dead.
+pub const DEAD: u32 = 2;
+
+/// [`sweep`], for what is due because of `WHY`.
 #[inline(always)]
-fn sweep_for<F: Ip, T: Tables, const GONE: bool>(t: &T, n: u32, now: u32) -> u32 {
+fn sweep_for<F: Ip, T: Tables, const WHY: u32>(t: &T, n: u32, now: u32) -> u32 {
     let Some(bucket) = t.bucket::<F>(n) else { return 0 };
-    let mut left = sweep_ways::<F, T, GONE>(t, bucket, base::<F>(n), now);
+    let mut left = sweep_ways::<F, T, WHY>(t, bucket, base::<F>(n), now);
     if bucket.way(0).tag().load() & tag::OVERFLOW != 0
         && let Some(second) = t.overflow::<F>(n)
     {
-        let more = sweep_ways::<F, T, GONE>(t, second, base::<F>(n) | SLOT_OVERFLOW, now);
+        let more = sweep_ways::<F, T, WHY>(t, second, base::<F>(n) | SLOT_OVERFLOW, now);
         if more == 0 {
             drop_second::<F, T>(t, bucket, second, n);
         }
@@ -33,14 +42,14 @@ fn sweep_for<F: Ip, T: Tables, const GONE: bool>(t: &T, n: u32, now: u32) -> u32
 }
 
 #[inline(always)]
-fn sweep_ways<F: Ip, T: Tables, const GONE: bool>(t: &T, bucket: &F::Bucket, base: u32, now: u32) -> u32 {
+fn sweep_ways<F: Ip, T: Tables, const WHY: u32>(t: &T, bucket: &F::Bucket, base: u32, now: u32) -> u32 {
     let mut left = 0;
     let mut way = 0;
     while way < F::Entry::WAYS {
         let entry = bucket.way(way);
         let ctl_word = entry.life().ctl.load_acquire();
         if ctl::is_live(ctl_word) {
-            left += sweep_entry::<F, T, GONE>(t, entry, ctl_word, base + way, now);
+            left += sweep_entry::<F, T, WHY>(t, entry, ctl_word, base + way, now);
         } else if ctl_word & ctl::STATUS == ctl::BUSY {
             left += 1;
         }
@@ -51,44 +60,44 @@ fn sweep_ways<F: Ip, T: Tables, const GONE: bool>(t: &T, bucket: &F::Bucket, bas
 
 /// 1 if the entry stays.
 #[inline(always)]
-fn sweep_entry<F: Ip, T: Tables, const GONE: bool>(
+fn sweep_entry<F: Ip, T: Tables, const WHY: u32>(
     t: &T,
     entry: &F::Entry,
     ctl_word: u32,
     slot: u32,
     now: u32,
 ) -> u32 {
-    if is_due::<T, GONE>(t, entry.tag().load(), ctl_word, entry.life(), now) {
-        t.retire::<F>(slot, GONE as u32)
+    if is_due::<T, WHY>(t, entry.tag().load(), ctl_word, entry.life(), now) {
+        t.retire::<F>(slot, WHY)
     } else {
         1
     }
 }
 
 #[inline(always)]
-fn is_due<T: Tables, const GONE: bool>(t: &T, tag_word: u32, ctl_word: u32, life: &Life, now: u32) -> bool {
-    if GONE {
-        belongs_to_none(t, life)
-    } else {
-        expired(t.settings(), tag_word, ctl_word, life.last.load(), now)
+fn is_due<T: Tables, const WHY: u32>(t: &T, tag_word: u32, ctl_word: u32, life: &Life, now: u32) -> bool {
+    match WHY {
+        GONE => belongs_to_none(t, life),
+        DEAD => tag_word & (tag::PROTO | tag::TEMPLATE) == Proto::UDP.0 as u32 && belongs_to_dead(t, life),
+        _ => expired(t.settings(), tag_word, ctl_word, life.last.load(), now),
     }
 }
 
-/// Takes out an entry whose time is up or, if `gone` is not 0, whose dest is gone, if that is still so. 1 if it stays.
+/// Takes out an entry that is due because of `why`, if it still is. 1 if it stays.
 #[inline(always)]
-pub fn retire<F: Ip, T: Tables>(t: &T, slot: u32, gone: u32) -> u32 {
+pub fn retire<F: Ip, T: Tables>(t: &T, slot: u32, why: u32) -> u32 {
     let Some(hit) = hit_at::<F, T>(t, slot) else { return 0 };
     let (tag_word, life, now) = (hit.entry.tag().load(), hit.life(), t.now());
-    let due = if gone != 0 {
-        is_due::<T, true>(t, tag_word, hit.ctl, life, now)
-    } else {
-        is_due::<T, false>(t, tag_word, hit.ctl, life, now)
+    let due = match why {
+        GONE => is_due::<T, GONE>(t, tag_word, hit.ctl, life, now),
+        DEAD => is_due::<T, DEAD>(t, tag_word, hit.ctl, life, now),
+        _ => is_due::<T, EXPIRED>(t, tag_word, hit.ctl, life, now),
     };
     if !due {
         return 1;
     }
     if held(tag_word, life) {
-        if gone == 0 {
+        if why == EXPIRED {
             linger(t, hit.entry.tag(), hit.ctl, life, now);
         }
         return 1;
@@ -117,24 +126,35 @@ fn drop_second<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, second: &F::Bucket, 
     release_lock(lock);
 }
 
-/// Has its dest been deleted?
+/// Has its dest been deleted, and do its connections wait for nothing more?
 #[inline(always)]
 fn belongs_to_none<T: Tables>(t: &T, life: &Life) -> bool {
-    let word = life.dest.load();
-    word & bound::NO_DEST == 0 && t.dest(word & bound::DEST).is_some_and(|dest| !dest.available())
+    dest_of(t, life).is_some_and(Dest::forsaken)
 }
 
-/// Takes out the connections of dests that are gone, and templates nothing depends on, in buckets `from`, `from + 1`, …
-/// `count` of them, as far as there are so many.
+/// Has its dest been found dead?
 #[inline(always)]
-pub fn expire_gone<F: Ip, T: Tables>(t: &T, from: u32, count: u32, now: u32) {
+fn belongs_to_dead<T: Tables>(t: &T, life: &Life) -> bool {
+    dest_of(t, life).is_some_and(|dest| dest.status.load() & status::DEAD != 0)
+}
+
+#[inline(always)]
+fn dest_of<'a, T: Tables>(t: &'a T, life: &Life) -> Option<&'a Dest> {
+    let word = life.dest.load();
+    if word & bound::NO_DEST == 0 { t.dest(word & bound::DEST) } else { None }
+}
+
+/// Takes out what is due because of `WHY`, and with [`GONE`] templates nothing depends on, in buckets `from`, `from + 1`,
+/// … `count` of them, as far as there are so many.
+#[inline(always)]
+pub fn expire<F: Ip, T: Tables, const WHY: u32>(t: &T, from: u32, count: u32, now: u32) {
     let mut acc = (from, now);
     t.repeat(count, &mut acc, |t, (from, now), i| {
         let n = from.wrapping_add(i);
         if n > t.bucket_mask::<F>() {
             return ControlFlow::Break(());
         }
-        sweep_for::<F, T, true>(t, n, *now);
+        sweep_for::<F, T, WHY>(t, n, *now);
         ControlFlow::Continue(())
     });
 }

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use super::config::model::{Config, VirtualServer, dest_of};
 use crate::control::balancer::Balancer;
 use crate::control::model::{
-    DestConf, DestId, Engine, Method, Scheduler, Service, ServiceConf, ServiceId, TunnelConf,
+    DestConf, DestId, Engine, Method, OnDown, Scheduler, Service, ServiceConf, ServiceId, TunnelConf,
 };
 use crate::control::refusal::{Refusal, Result};
 use crate::control::request::{Request, ServiceAsk};
@@ -21,6 +21,8 @@ pub struct Wanted {
     pub ask: ServiceAsk,
     /// Its dests, in the order they are added.
     pub dests: Vec<(DestId, DestConf)>,
+    /// What becomes of the connections of those found dead, which may be among the former or not.
+    pub dead: HashMap<DestId, OnDown>,
 }
 
 /// What is the configuration's: services, and dests in them whether they are in the table now or not. Everything else is
@@ -90,6 +92,13 @@ pub fn service(wanted: &Wanted, owned: &Owned, now: Option<&Service>) -> Vec<Req
     }
     let there: HashMap<DestId, DestConf> =
         now.iter().flat_map(|service| &service.dests).map(|dest| (dest.id, dest.conf)).collect();
+    // Before they leave.
+    for dest in now.iter().flat_map(|service| &service.dests) {
+        let fate = wanted.dead.get(&dest.id).copied();
+        if dest.fate != fate && owned.has(&id, &dest.id) {
+            requests.push(Request::SetFate { service: id, dest: dest.id, fate });
+        }
+    }
     for (dest, conf) in &wanted.dests {
         let (dest, conf) = (*dest, *conf);
         match there.get(&dest) {

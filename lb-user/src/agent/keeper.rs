@@ -14,11 +14,11 @@ use super::drains::{DrainFile, Drains};
 use super::metrics::view::{self, View};
 use super::remember::{Memory, Saved};
 use super::verdict::{Event, State};
-use super::{fifo, role, script};
+use super::{fifo, poke, role, script};
 use crate::bpf::announce::Announcement;
 use crate::cli::save::request_line;
 use crate::control::balancer::Balancer;
-use crate::control::model::{Role, ServiceId, Timeouts};
+use crate::control::model::{DestId, OnDown, Role, ServiceId, Timeouts};
 use crate::control::request::Request;
 use crate::control::store::Store;
 
@@ -159,6 +159,25 @@ impl<S: Store> Keeper<S> {
                 }
             }
             Err(why) => error!("IPVS cmd error: {why}"),
+        }
+        self.tell_clients(requests);
+    }
+
+    /// Clients of servers found dead that are to be reset may be waiting for an answer.
+    fn tell_clients(&self, requests: &[Request]) {
+        let dead: Vec<(ServiceId, DestId)> = requests
+            .iter()
+            .filter_map(|request| match request {
+                Request::SetFate { service, dest, fate: Some(OnDown::Reset) } => Some((*service, *dest)),
+                _ => None,
+            })
+            .collect();
+        if dead.is_empty() {
+            return;
+        }
+        match self.balancer.store().conns_of(&dead) {
+            Ok(conns) => poke::start(conns),
+            Err(why) => warn!("clients of a dead server are reset only when they send something: {why}"),
         }
     }
 

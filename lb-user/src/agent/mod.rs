@@ -13,7 +13,7 @@
 //! | [`network`] | what happens to routes and neighbours |
 //! | [`role`] | which sync daemons run, by VRRP's addresses |
 //! | [`run`] | the loop: signals, clock, systemd |
-//! | [`script`], [`fifo`] | telling others |
+//! | [`script`], [`fifo`], `poke` | telling others: programs, readers, clients of a dead server |
 //! | [`metrics`] | telling Prometheus |
 //! | [`log`] | telling people, and the journal |
 
@@ -27,6 +27,7 @@ pub mod keeper;
 pub mod log;
 pub mod metrics;
 pub mod network;
+mod poke;
 pub mod remember;
 pub mod role;
 pub mod run;

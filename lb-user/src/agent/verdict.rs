@@ -301,7 +301,11 @@ impl State {
                 (_, None) => {}
             }
         }
-        Wanted { id: *service, ask: server.ask_for(service), dests }
+        let serves = |id: &DestId| dests.iter().any(|(other, conf)| other == id && conf.weight != 0);
+        let dead = self.servers.iter().zip(&server.servers).filter(|(state, _)| !state.is_up());
+        let dead = dead.map(|(_, rs)| dest_of(service, rs.addr, rs.port, rs.conf.method));
+        let dead = dead.filter(|id| !serves(id)).map(|id| (id, server.on_down)).collect();
+        Wanted { id: *service, ask: server.ask_for(service), dests, dead }
     }
 }
 

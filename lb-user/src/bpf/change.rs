@@ -21,7 +21,7 @@ use super::table::{Row, Table};
 use super::{caches, clock, syscall, trash, trees};
 use crate::control::address::AddressKind;
 use crate::control::mark::Rule;
-use crate::control::model::{DestConf, DestId, ServiceConf, ServiceId};
+use crate::control::model::{DestConf, DestId, OnDown, Proto, ServiceConf, ServiceId};
 use crate::control::refusal::{Refusal, Result as Refused};
 
 /// The settings' spare cells, which are the control side's: where the searches for room go on, and the next serial.
@@ -59,6 +59,8 @@ pub struct Change {
     pub(super) inherits_slots: bool,
     /// NICs that packets leave by, not yet in the egress map.
     pub(super) egress: HashSet<u32>,
+    /// Dests of datagrams were found dead.
+    pub(super) some_died: bool,
     /// Room has been taken that may still be read by packets of before.
     pub(super) must_wait: bool,
 }
@@ -83,6 +85,7 @@ impl Change {
             left_slots: Vec::new(),
             inherits_slots: false,
             egress: HashSet::new(),
+            some_died: false,
             must_wait: false,
             rules,
         };
@@ -120,7 +123,7 @@ impl Change {
                 Some(now) => now,
                 None => *now.insert(Now::read().context("reading the packet path's clock")?),
             };
-            if dest.available() {
+            if dest.listed() {
                 // Made by a command that was killed before it put the dest into its service's list.
                 dests::retire(dest, now.seconds, now.seconds);
             }
@@ -345,6 +348,16 @@ impl Change {
         let dest = self.rules.dests.get(slot).context("a dest's slot is out of range")?;
         dests::edit(dest, id, conf);
         self.relist(service, |_| ())
+    }
+
+    /// Notes that a dest was found dead, or that it is so no longer.
+    pub fn set_fate(&mut self, service: &ServiceId, id: &DestId, fate: Option<OnDown>) -> Refused<()> {
+        let row = self.row(service).ok_or(Refusal::ServiceNotDefined)?;
+        let slot = row.dest(&self.rules, id).ok_or(Refusal::NoSuchDest)?;
+        let dest = self.rules.dests.get(slot).context("a dest's slot is out of range")?;
+        dests::set_fate(dest, fate);
+        self.some_died |= fate.is_some() && dest.serves(Proto::UDP);
+        Ok(())
     }
 
     /// Deletes a dest.

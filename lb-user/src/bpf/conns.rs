@@ -1,6 +1,6 @@
 //! Reading the connection table while packets change it: control word, key, control word again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd as _;
 use std::path::Path;
@@ -8,8 +8,10 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use lb_common::addr::{Addr, Port, Proto};
 use lb_common::conn::{Bucket4, Bucket6, Entry, Ways, bound, ctl, tag};
+use lb_common::dest::Dest;
 use lb_common::ip::{Address as _, Ip, V4, V6};
-use lb_common::request::{Request, status, verb};
+use lb_common::request::{Request, status};
+use lb_common::service::ServiceKey;
 use lb_common::settings::Settings;
 use lb_common::sip::Call;
 use lb_common::state;
@@ -21,11 +23,26 @@ use super::dests;
 use super::memory::{self, Access, Mapped, Shared};
 use super::pins::{self, Rules, traffic};
 use super::{said, syscall};
-use crate::control::model::{ConnRow, End, Engine};
+use crate::control::model::{ConnRow, DestId, End, Engine, ServiceId};
 
 /// Connections and templates, in the order of the table. Nothing is attached yet: none.
 pub fn rows(dir: &Path, rules: &Rules) -> Result<Vec<ConnRow>> {
+    read(dir, rules, None)
+}
+
+/// Those of these dests, whether they are deleted or not.
+pub fn rows_of(dir: &Path, rules: &Rules, wanted: &[(ServiceId, DestId)]) -> Result<Vec<ConnRow>> {
+    let wanted: HashSet<(ServiceKey, DestId)> =
+        wanted.iter().map(|(service, dest)| (ServiceKey::from(*service), *dest)).collect();
+    let is_wanted =
+        |dest: &Dest| dests::used(dest) && wanted.contains(&(dests::owner(dest).key, dests::id(dest)));
+    let slots = (0..).zip(rules.dests.all()).filter(|(_, dest)| is_wanted(dest)).map(|(slot, _)| slot);
+    read(dir, rules, Some(slots.collect()))
+}
+
+fn read(dir: &Path, rules: &Rules, only: Option<HashSet<u32>>) -> Result<Vec<ConnRow>> {
     let mut reader = Reader {
+        only,
         rules,
         settings: rules.settings()?,
         now: Now::read().context("reading the packet path's clock")?,
@@ -37,8 +54,9 @@ pub fn rows(dir: &Path, rules: &Rules) -> Result<Vec<ConnRow>> {
     Ok(reader.rows)
 }
 
-/// Takes out the connections of dests that are gone. Nothing is attached yet: there are none.
-pub fn expire_gone(dir: &Path) -> Result<()> {
+/// Takes out connections of dests that are gone, or dead: `what` is the verb of the request. Nothing is attached yet: there are
+/// none.
+pub fn expire(dir: &Path, what: u32) -> Result<()> {
     /// Buckets of one request: a few milliseconds.
     const SHARE: u32 = 16_384;
     let path = dir.join("lb_control");
@@ -47,11 +65,11 @@ pub fn expire_gone(dir: &Path) -> Result<()> {
     let buckets = size("conns4")?.max(size("conns6")?);
     // Templates go when nothing depends on them any more: in a second round.
     for from in (0..buckets).step_by(SHARE as usize).chain((0..buckets).step_by(SHARE as usize)) {
-        let request = Request::bytes(verb::EXPIRE_GONE, from, SHARE);
+        let request = Request::bytes(what, from, SHARE);
         let answer = syscall::test_run(program.as_fd(), &request).context("expiring connections")?;
         ensure!(
             answer == status::DONE,
-            "the dest is deleted, but its connections live on ({}): `lb-user attach` puts in a program that can expire them",
+            "the server is gone, but its connections live on ({}): `lb-user attach` puts in a program that can expire them",
             said::by_pinned(&path)
         );
     }
@@ -59,6 +77,8 @@ pub fn expire_gone(dir: &Path) -> Result<()> {
 }
 
 struct Reader<'a> {
+    /// Connections of these dests, if not of all.
+    only: Option<HashSet<u32>>,
     rules: &'a Rules,
     settings: &'a Settings,
     now: Now,
@@ -104,6 +124,11 @@ impl Reader<'_> {
         }
         let (flow, tag, last, dest) = (entry.flow(), entry.tag().load(), life.last.load(), life.dest.load());
         if life.ctl.load_acquire() & ctl::IDENTITY != before & ctl::IDENTITY {
+            return None;
+        }
+        let is_of =
+            |dests: &HashSet<u32>| dest & bound::NO_DEST == 0 && dests.contains(&(dest & bound::DEST));
+        if !self.only.as_ref().is_none_or(is_of) {
             return None;
         }
         let state = (before & ctl::STATE) as u8;

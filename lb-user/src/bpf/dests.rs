@@ -6,7 +6,7 @@ use lb_common::dest::{Dest, Method, TunType, status};
 use lb_common::sched::BuildDest;
 use lb_common::service::ServiceKey;
 
-use crate::control::model::{DestConf, DestId, TunChecksum, TunnelConf, family_of};
+use crate::control::model::{DestConf, DestId, OnDown, TunChecksum, TunnelConf, family_of};
 
 /// The spare cells of a slot, which are the control side's.
 mod spare {
@@ -79,12 +79,34 @@ pub fn revive(dest: &Dest, owner: &Owner, id: &DestId, conf: &DestConf, place: &
     dest.status.swap(status::USED | status::AVAILABLE | local);
 }
 
-/// Replaces what can be edited.
+/// Notes that a dest was found dead, or that it is so no longer.
+pub fn set_fate(dest: &Dest, fate: Option<OnDown>) {
+    let bits = match fate {
+        None => 0,
+        Some(OnDown::Leave) => status::DEAD,
+        Some(OnDown::Move) => status::DEAD | status::MOVE,
+        Some(OnDown::Reset) => status::DEAD | status::RESET,
+    };
+    dest.status.swap(dest.status.load() & !status::FATE | bits);
+}
+
+/// What was noted.
+pub fn fate(dest: &Dest) -> Option<OnDown> {
+    match dest.status.load() & status::FATE {
+        0 => None,
+        bits if bits & status::RESET != 0 => Some(OnDown::Reset),
+        bits if bits & status::MOVE != 0 => Some(OnDown::Move),
+        _ => Some(OnDown::Leave),
+    }
+}
+
+/// Replaces what can be edited. A dest that is given weight is not dead.
 pub fn edit(dest: &Dest, id: &DestId, conf: &DestConf) {
     dest.port_family_method.store(Dest::pack(id.port, family_of(&id.addr) as u8, conf.method as u8));
     dest.weight.store(conf.weight);
     if conf.weight != 0 {
         dest.last_weight.store(conf.weight);
+        set_fate(dest, None);
     }
     let port = conf.tunnel.port.wire().to_ne_bytes();
     dest.tunnel.store(u32::from_ne_bytes([
@@ -226,6 +248,29 @@ mod tests {
         assert!(used(&dest) && dest.available() && !referenced(&dest));
         retire(&dest, 100, 90);
         assert!(used(&dest) && !dest.available() && scans(&dest) == 90);
+    }
+
+    #[test]
+    fn a_fate_stays_until_there_is_weight() {
+        let (owner_, id_, mut conf_) = some();
+        let dest = Dest::default();
+        write(&dest, &owner_, &id_, &conf_, &Place::default());
+        conf_.weight = 0;
+        for (told, goes_on) in
+            [(OnDown::Leave, true), (OnDown::Move, false), (OnDown::Reset, false), (OnDown::Leave, true)]
+        {
+            set_fate(&dest, Some(told));
+            edit(&dest, &id_, &conf_);
+            assert_eq!((fate(&dest), dest.available(), dest.listed()), (Some(told), goes_on, true));
+        }
+        conf_.weight = 1;
+        edit(&dest, &id_, &conf_);
+        assert_eq!((fate(&dest), dest.available()), (None, true));
+        set_fate(&dest, Some(OnDown::Reset));
+        retire(&dest, 100, 90);
+        assert!(fate(&dest) == Some(OnDown::Reset) && !dest.forsaken());
+        revive(&dest, &owner_, &id_, &conf_, &Place::default());
+        assert_eq!((fate(&dest), dest.available()), (None, true));
     }
 
     #[test]

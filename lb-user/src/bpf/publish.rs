@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use lb_common::addr::{Addr, Family, Port, Proto};
 use lb_common::dest::{Dest, status};
 use lb_common::ip::{A4, A6, Address as _, filter_bit};
+use lb_common::request::verb;
 use lb_common::sched;
 use lb_common::service::{Service, ServiceKey};
 use lb_common::tables::refresh;
@@ -43,7 +44,10 @@ impl Change {
         let some_left = !self.leaving.is_empty();
         self.retire_dests()?;
         if some_left && self.rules.settings()?.expire_nodest_conn.load() != 0 {
-            conns::expire_gone(dir)?;
+            conns::expire(dir, verb::EXPIRE_GONE)?;
+        }
+        if std::mem::take(&mut self.some_died) {
+            conns::expire(dir, verb::EXPIRE_DEAD)?;
         }
         self.books.write(pins::fd(&self.rules.books))?;
         let filter = self.filter();

@@ -21,7 +21,7 @@ use super::{bpffs, conns, sysctls};
 use crate::control::address::AddressKind;
 use crate::control::mark::Rule;
 use crate::control::model::{
-    ConnRow, DaemonRow, DestConf, DestId, Role, Service, ServiceConf, ServiceId, Timeouts,
+    ConnRow, DaemonRow, DestConf, DestId, OnDown, Role, Service, ServiceConf, ServiceId, Timeouts,
 };
 use crate::control::refusal::Result;
 use crate::control::store::{Head, Store};
@@ -173,6 +173,10 @@ impl Store for BpfStore {
         self.change(|change| change.edit_dest(service, dest, conf))
     }
 
+    fn set_fate(&mut self, service: &ServiceId, dest: &DestId, fate: Option<OnDown>) -> Result<()> {
+        self.change(|change| change.set_fate(service, dest, fate))
+    }
+
     fn delete_dest(&mut self, service: &ServiceId, dest: &DestId) -> Result<()> {
         self.change(|change| change.delete_dest(service, dest))
     }
@@ -209,6 +213,10 @@ impl Store for BpfStore {
 
     fn conns(&self) -> Result<Vec<ConnRow>> {
         Ok(self.look(|rules, _| Ok(conns::rows(&self.dir, rules)?))?.unwrap_or_default())
+    }
+
+    fn conns_of(&self, dests: &[(ServiceId, DestId)]) -> Result<Vec<ConnRow>> {
+        Ok(self.look(|rules, _| Ok(conns::rows_of(&self.dir, rules, dests)?))?.unwrap_or_default())
     }
 
     fn daemons(&self) -> Result<Vec<DaemonRow>> {

@@ -179,6 +179,7 @@ impl<'a> Reader<'a> {
                 persistent: dest.templates.load(),
                 stats,
                 rates: self.books.rates(*slot, &stats, self.now),
+                fate: dests::fate(dest),
             });
         }
         let key = row.value.slot | OF_SERVICE;

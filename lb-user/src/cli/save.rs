@@ -151,6 +151,10 @@ pub fn request_line(request: &Request) -> String {
             format!("-e {} -r {}{}", named(service), server(dest), conf_options(conf))
         }
         Request::DeleteDest { service, dest } => format!("-d {} -r {}", named(service), server(dest)),
+        Request::SetFate { service, dest, fate } => {
+            let fate = fate.map_or("the server lives".to_owned(), |fate| format!("on_down {}", fate.name()));
+            return format!("# {} -r {}: {fate}", named(service), server(dest));
+        }
         Request::Zero { service: None } => "-Z".to_owned(),
         Request::Zero { service: Some(id) } => format!("-Z {}", named(id)),
         Request::SetTimeouts(times) => format!("--set {} {} {}", times.tcp, times.tcp_fin, times.udp),

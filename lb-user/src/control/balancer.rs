@@ -1,8 +1,8 @@
 //! The rules: what IPVS's kernel side checks of a change, in its order. What passes is handed to the [`Store`].
 
 use super::model::{
-    DaemonRow, DestConf, DestId, Engine, Method, Role, Scheduler, Service, ServiceConf, ServiceId, Timeouts,
-    TunType, family_of,
+    DaemonRow, DestConf, DestId, Engine, Method, OnDown, Role, Scheduler, Service, ServiceConf, ServiceId,
+    Timeouts, TunType, family_of,
 };
 use super::refusal::{Refusal, Result};
 use super::request::{Request, ServiceAsk};
@@ -43,6 +43,7 @@ impl<S: Store> Balancer<S> {
             Request::AddDest { service, dest, conf } => self.add_dest(request, service, dest, conf),
             Request::EditDest { service, dest, conf } => self.edit_dest(request, service, dest, conf),
             Request::DeleteDest { service, dest } => self.delete_dest(request, service, dest),
+            Request::SetFate { service, dest, fate } => self.set_fate(request, service, dest, *fate),
             Request::Zero { service } => self.zero(request, service.as_ref()),
             Request::SetTimeouts(wanted) => self.set_timeouts(request, wanted),
             Request::StartDaemon(daemon) => self.start_daemon(request, daemon),
@@ -124,6 +125,19 @@ impl<S: Store> Balancer<S> {
         self.known_dest(service, dest)?;
         self.supported(request)?;
         self.store.delete_dest(service, dest)
+    }
+
+    fn set_fate(
+        &mut self,
+        request: &Request,
+        service: &ServiceId,
+        dest: &DestId,
+        fate: Option<OnDown>,
+    ) -> Result<()> {
+        self.head(service, Refusal::ServiceNotDefined)?;
+        self.known_dest(service, dest)?;
+        self.supported(request)?;
+        self.store.set_fate(service, dest, fate)
     }
 
     fn zero(&mut self, request: &Request, service: Option<&ServiceId>) -> Result<()> {

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use super::address::AddressKind;
 use super::mark::Rule;
 use super::model::{
-    ConnRow, DaemonRow, Dest, DestConf, DestId, Rates, Role, Service, ServiceConf, ServiceId, Stats, Timeouts,
+    ConnRow, DaemonRow, Dest, DestConf, DestId, OnDown, Rates, Role, Service, ServiceConf, ServiceId, Stats,
+    Timeouts,
 };
 use super::refusal::{Refusal, Result};
 use super::request::Request;
@@ -113,13 +114,21 @@ impl Store for MemoryStore {
             persistent: 0,
             stats: Stats::default(),
             rates: Rates::default(),
+            fate: None,
         };
         self.known(service)?.dests.insert(0, new);
         Ok(())
     }
 
     fn edit_dest(&mut self, service: &ServiceId, dest: &DestId, conf: &DestConf) -> Result<()> {
-        self.dest_mut(service, dest).ok_or(Refusal::NoSuchDest)?.conf = *conf;
+        let found = self.dest_mut(service, dest).ok_or(Refusal::NoSuchDest)?;
+        found.conf = *conf;
+        found.fate = found.fate.filter(|_| conf.weight == 0);
+        Ok(())
+    }
+
+    fn set_fate(&mut self, service: &ServiceId, dest: &DestId, fate: Option<OnDown>) -> Result<()> {
+        self.dest_mut(service, dest).ok_or(Refusal::NoSuchDest)?.fate = fate;
         Ok(())
     }
 
@@ -153,6 +162,15 @@ impl Store for MemoryStore {
 
     fn conns(&self) -> Result<Vec<ConnRow>> {
         Ok(self.conns.clone())
+    }
+
+    fn conns_of(&self, dests: &[(ServiceId, DestId)]) -> Result<Vec<ConnRow>> {
+        let is_of = |row: &&ConnRow| {
+            let end = DestId { addr: row.dest.addr, port: row.dest.port };
+            let virt = ServiceId::Addr { proto: row.proto, addr: row.virt.addr, port: row.virt.port };
+            dests.contains(&(virt, end))
+        };
+        Ok(self.conns.iter().filter(is_of).cloned().collect())
     }
 
     fn daemons(&self) -> Result<Vec<DaemonRow>> {

@@ -265,6 +265,35 @@ pub struct Dest {
     pub stats: Stats,
     /// Its rates.
     pub rates: Rates,
+    /// What becomes of its connections, since it was found dead; `None`: it was not.
+    pub fate: Option<OnDown>,
+}
+
+/// What becomes of the connections of a dest found dead. Its datagrams' are dropped in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OnDown {
+    /// As IPVS and its sysctls have it.
+    #[default]
+    Leave,
+    /// They are scheduled anew with their next packet.
+    Move,
+    /// Their clients are told.
+    Reset,
+}
+
+impl OnDown {
+    /// As the configuration has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Leave => "leave",
+            Self::Move => "move",
+            Self::Reset => "reset",
+        }
+    }
+    /// By its name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Leave, Self::Move, Self::Reset].into_iter().find(|which| which.name() == name)
+    }
 }
 
 /// Connection timeouts in seconds, `--set`.

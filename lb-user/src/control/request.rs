@@ -1,6 +1,6 @@
 //! What a command wants changed: the verbs, with every value checked as far as it can be without looking at the table.
 
-use super::model::{DaemonRow, DestConf, DestId, Persistence, Role, ServiceId, Timeouts};
+use super::model::{DaemonRow, DestConf, DestId, OnDown, Persistence, Role, ServiceId, Timeouts};
 
 /// A service's settings as asked for. Scheduler and engine are still names: whether they exist is known only after
 /// whether the service exists, and the first complaint wins.
@@ -66,6 +66,15 @@ pub enum Request {
         service: ServiceId,
         /// Which.
         dest: DestId,
+    },
+    /// A dest was found dead, or is so no longer. No command of ipvsadm's.
+    SetFate {
+        /// Of which service.
+        service: ServiceId,
+        /// Which.
+        dest: DestId,
+        /// What becomes of its connections; `None`: it lives.
+        fate: Option<OnDown>,
     },
     /// `-Z`
     Zero {

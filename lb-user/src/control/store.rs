@@ -4,7 +4,9 @@ use std::net::IpAddr;
 
 use super::address::AddressKind;
 use super::mark::Rule;
-use super::model::{ConnRow, DaemonRow, DestConf, DestId, Role, Service, ServiceConf, ServiceId, Timeouts};
+use super::model::{
+    ConnRow, DaemonRow, DestConf, DestId, OnDown, Role, Service, ServiceConf, ServiceId, Timeouts,
+};
 use super::refusal::Result;
 use super::request::Request;
 use super::sysctl::Sysctls;
@@ -45,6 +47,9 @@ pub trait Store {
     fn add_dest(&mut self, service: &ServiceId, dest: &DestId, conf: &DestConf) -> Result<()>;
     /// Replaces a dest's settings. Its place in the list stays.
     fn edit_dest(&mut self, service: &ServiceId, dest: &DestId, conf: &DestConf) -> Result<()>;
+    /// Notes that a dest was found dead, and drops its datagrams' connections, or that it is so no longer. A dest that gets
+    /// weight, or comes back after its deletion, is so no longer either.
+    fn set_fate(&mut self, service: &ServiceId, dest: &DestId, fate: Option<OnDown>) -> Result<()>;
     /// Deletes a dest.
     fn delete_dest(&mut self, service: &ServiceId, dest: &DestId) -> Result<()>;
 
@@ -60,6 +65,8 @@ pub trait Store {
 
     /// Connections and templates, in any order.
     fn conns(&self) -> Result<Vec<ConnRow>>;
+    /// The connections of these dests, whether they are deleted or not.
+    fn conns_of(&self, dests: &[(ServiceId, DestId)]) -> Result<Vec<ConnRow>>;
     /// Size of the connection table, as the first line of a listing tells it. IPVS's default, so that texts stay
     /// comparable: what ours really holds is `lb-user status`'s to say.
     fn table_size(&self) -> u32 {

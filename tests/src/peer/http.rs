@@ -3,8 +3,8 @@
 
 use crate::net::Netns;
 use crate::pace;
-use anyhow::{Context, Result, ensure};
-use std::io::{BufRead, BufReader, Read, Write};
+use anyhow::{Context, Result, bail, ensure};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -46,6 +46,18 @@ impl Connection {
     /// Who answers `/`.
     pub fn who(&mut self) -> Result<String> {
         Ok(String::from_utf8(self.get("/")?)?.trim_end().to_owned())
+    }
+
+    /// Waits, without a word, until the other side ends the connection; gives how it did: the error of a read, or none.
+    /// Nothing for this long is an error of ours.
+    pub fn ends(&mut self, within: Duration) -> Result<Option<ErrorKind>> {
+        self.stream.get_ref().set_read_timeout(Some(within))?;
+        match self.stream.read(&mut [0; 1]) {
+            Ok(0) => Ok(None),
+            Ok(_) => bail!("a byte nobody asked for"),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => bail!("still open after {within:?}"),
+            Err(error) => Ok(Some(error.kind())),
+        }
     }
 
     fn ask(&mut self, path: &str) -> Result<()> {

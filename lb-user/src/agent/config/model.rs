@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::problem::Place;
+pub use crate::control::model::OnDown;
 use crate::control::model::{DestConf, DestId, Family, Method, Netmask, Port, Proto, ServiceId, family_of};
 use crate::control::request::ServiceAsk;
 
@@ -93,18 +94,6 @@ pub struct VirtualServer {
     pub on_down: OnDown,
     /// Ours: its addresses are on this NIC while it has its quorum, for a routing daemon to see.
     pub announce: Option<String>,
-}
-
-/// Ours: what becomes of the connections of a server that failed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum OnDown {
-    /// As IPVS and its sysctls have it.
-    #[default]
-    Leave,
-    /// They are scheduled anew with their next packet.
-    Move,
-    /// Their clients are told at once.
-    Reset,
 }
 
 /// A `sorry_server`.

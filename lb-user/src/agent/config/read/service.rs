@@ -214,17 +214,7 @@ impl Reader<'_> {
     }
 
     fn on_down(&mut self, line: &Statement) -> OnDown {
-        let wanted = self.value(line, "reset, move or leave", |word| match word {
-            "reset" => Some(OnDown::Reset),
-            "move" => Some(OnDown::Move),
-            "leave" => Some(OnDown::Leave),
-            _ => None,
-        });
-        let wanted = wanted.unwrap_or_default();
-        if wanted != OnDown::Leave {
-            self.warn(line, "on_down: not supported yet, `leave` is used (see sysctl expire_nodest_conn)");
-        }
-        wanted
+        self.value(line, "reset, move or leave", OnDown::from_name).unwrap_or_default()
     }
 
     fn check_path(&mut self, line: &Statement) {
