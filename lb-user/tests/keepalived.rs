@@ -227,6 +227,64 @@ proptest::proptest! {
     }
 }
 
+/// What happens to a file: a line lost, twice, or elsewhere; a byte of it another one.
+#[derive(Debug, Clone)]
+enum Damage {
+    Lost(usize),
+    Twice(usize),
+    Swapped(usize, usize),
+    Byte(usize, u8),
+    Cut(usize),
+}
+
+fn damage() -> impl proptest::prelude::Strategy<Value = Damage> {
+    use proptest::prelude::{Strategy as _, any, prop_oneof};
+    prop_oneof![
+        any::<usize>().prop_map(Damage::Lost),
+        any::<usize>().prop_map(Damage::Twice),
+        any::<(usize, usize)>().prop_map(|(a, b)| Damage::Swapped(a, b)),
+        any::<(usize, u8)>().prop_map(|(at, byte)| Damage::Byte(at, byte)),
+        any::<usize>().prop_map(Damage::Cut),
+    ]
+}
+
+fn damaged(bytes: &mut Vec<u8>, damage: &Damage) {
+    let mut lines: Vec<Vec<u8>> = bytes.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
+    let (line, byte) = (lines.len(), bytes.len().max(1));
+    match *damage {
+        Damage::Lost(at) => drop(lines.remove(at % line)),
+        Damage::Twice(at) => lines.insert(at % line, lines[at % line].clone()),
+        Damage::Swapped(a, b) => lines.swap(a % line, b % line),
+        Damage::Byte(at, new) => {
+            return bytes.iter_mut().skip(at % byte).take(1).for_each(|byte| *byte = new);
+        }
+        Damage::Cut(at) => return bytes.truncate(at % byte),
+    }
+    *bytes = lines.join(&b'\n');
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(300))]
+
+    /// Files as people have them, damaged: reading them ends, and what makes no sense any more is said.
+    #[test]
+    fn any_damage(
+        name in proptest::sample::select(FILES.as_slice()),
+        damages in proptest::collection::vec(damage(), 0..8),
+    ) {
+        let mut bytes = std::fs::read(path(name)).unwrap();
+        damages.iter().for_each(|damage| damaged(&mut bytes, damage));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &bytes).unwrap();
+        let Loaded { config, problems } = load(file.path(), "host1");
+        let whole = config.servers.iter().all(|server| !server.services.is_empty());
+        proptest::prop_assert!(whole || problems.status() != 0);
+    }
+}
+
+const FILES: [&str; 8] =
+    ["dns.conf", "dr.conf", "group.conf", "lab.conf", "nat.conf", "sorry.conf", "tunnels.conf", "wrong.conf"];
+
 /// What configurations are made of, and what they are not.
 const WORDS: [&str; 58] = [
     " ",
