@@ -13,6 +13,8 @@ use crate::{build, command, setup};
 pub enum What {
     /// Nanoseconds of a packet in the loaded program, above a program that does nothing but send (root)
     Packet(Options),
+    /// Processor time of the agent while it checks a thousand servers every second (root)
+    Agent(Options),
     /// Instructions of a packet, ours and kernel IPVS's side by side, counted in a virtual machine
     Ipvs(Options),
 }
@@ -35,6 +37,7 @@ const RESULTS: &str = "target/bench";
 pub fn run(what: &What) -> Result<()> {
     let (mut bench, options) = match what {
         What::Packet(options) => (packet()?, options),
+        What::Agent(options) => (agent()?, options),
         What::Ipvs(options) => (ipvs()?, options),
     };
     bench.current_dir(command::root()).args(["--out", RESULTS]);
@@ -50,6 +53,16 @@ fn packet() -> Result<Command> {
     );
     setup::toolchain()?;
     bench("packet")
+}
+
+/// The product itself, optimised as it is shipped.
+fn agent() -> Result<Command> {
+    ensure!(rustix::process::geteuid().is_root(), "the benchmark makes namespaces: run it as root");
+    setup::toolchain()?;
+    let program = build::lb_user(&build::Options { release: true })?;
+    let mut bench = bench("agent")?;
+    bench.env("LB_USER_BIN", program);
+    Ok(bench)
 }
 
 /// No need of root: the virtual machine has its own.

@@ -4,8 +4,10 @@
 //! - [`cases`]: what is measured: rules, packets, and what has to become of them.
 //! - [`measure`]: rounds, medians, checks.
 //! - [`report`] and [`plot`]: the table, the file for other programs, the picture.
+//! - [`agent`]: what a thousand servers cost the agent: `cargo xtask bench agent`.
 //! - [`ipvs`]: the same with kernel IPVS beside it, in instructions: `cargo xtask bench ipvs`.
 
+pub mod agent;
 pub mod cases;
 pub mod driver;
 pub mod ipvs;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
+use lb_tests::bench::agent::{self, Check};
 use lb_tests::bench::measure::{self, Effort};
 use lb_tests::bench::{ipvs, plot, report};
 use serde_json::Value;
@@ -15,6 +16,8 @@ use serde_json::Value;
 enum Verb {
     /// Nanoseconds of a packet in the loaded program
     Packet(Options),
+    /// Processor time of the agent with a thousand servers
+    Agent(Options),
     /// Instructions of a packet in the virtual machine, ours and kernel IPVS's
     Ipvs {
         #[command(flatten)]
@@ -41,6 +44,7 @@ struct Options {
 fn main() -> ExitCode {
     let done = match Verb::parse() {
         Verb::Packet(options) => packet(&options),
+        Verb::Agent(options) => checks(&options),
         Verb::Ipvs { options, guest } => against_ipvs(&options, &guest),
     };
     match done {
@@ -62,6 +66,19 @@ fn packet(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// A thousand servers, alone and in ten services, by either check.
+fn checks(options: &Options) -> Result<()> {
+    let seconds = if options.quick { 5 } else { 30 };
+    println!("{}", agent::HEADING);
+    let mut figures = Vec::new();
+    for (check, services) in [(Check::Tcp, 1), (Check::Tcp, 10), (Check::Http, 1)] {
+        let figure = agent::measure(check, 1000, services, seconds)?;
+        println!("{}", figure.line());
+        figures.push(figure.json());
+    }
+    write(&options.out, "agent", &Value::from(figures), |_| Ok(()))
+}
+
 fn against_ipvs(options: &Options, guest: &Path) -> Result<()> {
     println!("in the virtual machine, a few minutes …");
     let counts = ipvs::host::run(guest, &options.case, options.quick)?;
@@ -78,6 +95,7 @@ fn write(folder: &Path, name: &str, json: &Value, draw: impl FnOnce(&Path) -> Re
     fs::write(&file, text + "\n").with_context(|| format!("writing {}", file.display()))?;
     let picture = folder.join(format!("{name}.svg"));
     draw(&picture)?;
-    println!("\nwritten: {} {}", file.display(), picture.display());
+    let drawn = if picture.exists() { format!(" {}", picture.display()) } else { String::new() };
+    println!("\nwritten: {}{drawn}", file.display());
     Ok(())
 }
