@@ -115,7 +115,8 @@ impl<'l> Agent<'l> {
         let mut child = self.child.take().context("the agent does not run")?;
         let mut left = || child.try_wait().ok().flatten();
         let status = run::until(Duration::from_secs(10), "the end of the agent", &mut left)?;
-        ensure!(status.success(), "the agent ended with {status}: {}", self.log());
+        let log = self.log();
+        ensure!(status.success() && !log.contains("panicked"), "the agent ended with {status}: {log}");
         Ok(())
     }
 

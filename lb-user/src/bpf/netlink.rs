@@ -17,7 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The socket, and what waits on it.
 #[derive(Debug)]
 pub struct Netlink {
-    runtime: Runtime,
+    /// There until the end.
+    runtime: Option<Runtime>,
     handle: Handle,
 }
 
@@ -32,20 +33,31 @@ impl Netlink {
         // A request without an answer ends with an acknowledgement, which is how `ask` knows that it did.
         connection.set_forward_ack(true);
         runtime.spawn(connection);
-        Ok(Self { runtime, handle })
+        Ok(Self { runtime: Some(runtime), handle })
     }
 
     /// Asks, and collects the answers. `flags`: `NLM_F_DUMP` for all there are, `NLM_F_ACK` to know whether it worked.
     pub fn ask(&mut self, question: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
         let mut message = NetlinkMessage::from(question);
         message.header.flags = NLM_F_REQUEST | flags;
-        let Self { runtime, handle } = self;
+        let Self { runtime: Some(runtime), handle } = self else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
         runtime.block_on(async {
             // The clock starts inside the runtime.
             timeout(PATIENCE, answers(handle, message, flags & NLM_F_ACK != 0))
                 .await
                 .map_err(io::Error::from)?
         })
+    }
+}
+
+impl Drop for Netlink {
+    /// It may end inside another runtime, which does not let this one be waited for.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
