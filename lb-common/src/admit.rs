@@ -104,17 +104,7 @@ fn opens<F: Ip, T: Tables>(t: &T, seen: &Seen<F>) -> bool {
         _ => false,
     };
     // A later fragment says nothing of what its datagram is.
-    seen.fragment != Fragment::Later && !resets && (seen.opens || sloppy(t, seen.proto))
-}
-
-/// May nearly any packet of the protocol start a connection?
-#[inline(always)]
-fn sloppy<T: Tables>(t: &T, proto: Proto) -> bool {
-    match proto {
-        Proto::TCP => t.settings().sloppy_tcp.load() != 0,
-        Proto::SCTP => t.settings().sloppy_sctp.load() != 0,
-        _ => true,
-    }
+    seen.fragment != Fragment::Later && !resets && (seen.opens || t.settings().is_sloppy(seen.proto))
 }
 
 /// The drop_packet defence: of the packets that would start a connection every n-th is dropped.
@@ -226,7 +216,7 @@ fn without_entry<F: Ip, T: Tables>(t: &T, work: &Work<F>, question: &Question, n
     const HASHES: [u8; 3] = [Scheduler::Sh as u8, Scheduler::Dh as u8, Scheduler::Mh as u8];
     let Some(dest) = t.dest(number) else { return Reason::Internal.into() };
     let hashed = HASHES.contains(&question.service.scheduler) && !question.persistent();
-    if !hashed || !sloppy(t, work.seen.proto) || dest.method() == Method::Nat as u8 {
+    if !hashed || !t.settings().is_sloppy(work.seen.proto) || dest.method() == Method::Nat as u8 {
         return Reason::TableFull.into();
     }
     stray(t, work, number, false)

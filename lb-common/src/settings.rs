@@ -167,6 +167,16 @@ impl Settings {
         &self.timeouts[crate::cell::masked::<{ CELLS as u32 - 1 }>(row(proto) * 16 + (state & 15))]
     }
 
+    /// May nearly any packet of the protocol start a connection?
+    #[inline(always)]
+    pub fn is_sloppy(&self, proto: Proto) -> bool {
+        match proto {
+            Proto::TCP => self.sloppy_tcp.load() != 0,
+            Proto::SCTP => self.sloppy_sctp.load() != 0,
+            _ => true,
+        }
+    }
+
     /// How many services a family has.
     #[inline(always)]
     pub fn services(&self, family: Family) -> u32 {

@@ -32,7 +32,7 @@ pub const LOOPBACK: u32 = 1;
 pub const FILTER_BITS: u32 = 16;
 
 /// Layout version of all maps together. A binary never reads maps of another version as its own.
-pub const LAYOUT: u32 = 8;
+pub const LAYOUT: u32 = 9;
 
 /// The way asked for.
 #[repr(C, align(8))]
@@ -173,6 +173,8 @@ pub trait Tables {
     fn overflow_make<F: Ip>(&self, n: u32) -> Option<&F::Bucket>;
     /// Gives the second bucket back.
     fn overflow_drop<F: Ip>(&self, n: u32);
+    /// How many second buckets are in use; whoever makes or drops one counts it.
+    fn overflow_used<F: Ip>(&self) -> Option<&Cell32>;
     /// Notes which template a connection depends on. False: no room.
     fn control_put(&self, key: u64, control: &Control) -> bool;
     /// The note.

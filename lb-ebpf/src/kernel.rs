@@ -11,7 +11,7 @@ use aya_ebpf::helpers::generated::{
 };
 use lb_common::addr::{Addr, Family};
 use lb_common::admit::{self, Question};
-use lb_common::cell::{self, Cell64};
+use lb_common::cell::{self, Cell32, Cell64};
 use lb_common::conn::{Bucket4, Bucket6};
 use lb_common::defence;
 use lb_common::dest::{Dest, Hop, Route, SharedHop};
@@ -35,7 +35,8 @@ use crate::fragments::{self, Held};
 use crate::frame::Frame;
 use crate::maps::{
     CACHES, CALLS, CLIENT_HOP_SLOTS, CLIENT_HOPS, CONNS4, CONNS6, CONTROLS, DESTS, EGRESS, FILTER, FRAGMENTS,
-    HELD, LISTS, MARKS, OVERFLOW4, OVERFLOW6, SCHED, SCRATCH, SERVICES, SETTINGS, STATS, VLANS, WAITING,
+    HELD, LISTS, MARKS, OVERFLOW4, OVERFLOW6, SCHED, SCRATCH, SERVICES, SETTINGS, STATS, SWEEPER, VLANS,
+    WAITING,
 };
 
 /// The maps, clock and routes of this program. `DESK`: whose memory holds what is too big for the stack.
@@ -195,6 +196,16 @@ impl<const DESK: u32> Tables for At<DESK> {
             Family::V4 => OVERFLOW4.remove(n),
             Family::V6 => OVERFLOW6.remove(n),
         };
+    }
+    #[inline(always)]
+    fn overflow_used<F: Ip>(&self) -> Option<&Cell32> {
+        let place = SWEEPER.get_ptr(0)?;
+        // SAFETY: cells in an array's value, which never moves.
+        let used = unsafe { &(*place).second };
+        Some(match F::FAMILY {
+            Family::V4 => &used[0],
+            Family::V6 => &used[1],
+        })
     }
     #[inline(always)]
     fn control_put(&self, key: u64, control: &Control) -> bool {

@@ -7,8 +7,10 @@
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::bpf_timer;
-use aya_ebpf::helpers::generated::{bpf_timer_init, bpf_timer_set_callback, bpf_timer_start};
-use lb_common::cell::Cell32;
+use aya_ebpf::helpers::generated::{
+    bpf_ktime_get_ns, bpf_timer_init, bpf_timer_set_callback, bpf_timer_start,
+};
+use lb_common::cell::{Cell32, Cell64};
 use lb_common::defence;
 use lb_common::ip::{Ip, V4, V6};
 use lb_common::table;
@@ -35,6 +37,10 @@ pub struct Sweeper {
     counting: [Cell32; 2],
     /// Entries found live in the last whole round: what `status` shows.
     pub live: [Cell32; 2],
+    /// Second buckets in use.
+    pub second: [Cell32; 2],
+    /// Nanoseconds that all ticks have taken.
+    pub spent: Cell64,
 }
 
 /// Starts the timer, or lets this program's callback take it over. 0 or a negative error.
@@ -58,6 +64,7 @@ pub fn start() -> i64 {
 unsafe extern "C" fn tick(_map: *mut c_void, _key: *mut u32, sweeper: *mut Sweeper) -> i64 {
     // SAFETY: the kernel passes the map's value.
     let sweeper = unsafe { &mut *sweeper };
+    let start = clock();
     if let Some(kernel) = Kernel::detached() {
         slice::<V4>(&kernel, sweeper, 0);
         slice::<V6>(&kernel, sweeper, 1);
@@ -66,9 +73,16 @@ unsafe extern "C" fn tick(_map: *mut c_void, _key: *mut u32, sweeper: *mut Sweep
             defence::judge(&kernel, [sweeper.live[0].load(), sweeper.live[1].load()]);
         }
     }
+    sweeper.spent.add(clock().wrapping_sub(start));
     // SAFETY: as in `start`.
     unsafe { bpf_timer_start(&raw mut sweeper.timer, TICK, 0) };
     0
+}
+
+#[inline(always)]
+fn clock() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { bpf_ktime_get_ns() }
 }
 
 #[inline(always)]

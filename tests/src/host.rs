@@ -30,6 +30,12 @@ impl Host {
     pub fn with_sizes(sizes: Sizes) -> Self {
         Self { sizes, tables: world(&sizes) }
     }
+
+    /// The router leads to the benchmarks' clients too, as [`crate::bench::cases::world`] has it.
+    pub fn know_clients(&self) {
+        let clients = Addr::v4([100, 64, 0, 0]);
+        self.tables.set_route(Family::V4, clients, 10, Ok(route(Family::V4, Nic::Front, ROUTER)));
+    }
 }
 
 impl Default for Host {

@@ -12,7 +12,7 @@
 //! - [`agent`]: the agent there, running.
 //! - [`exposition`]: Prometheus' text format, read strictly.
 //! - [`packets`], [`case`]: frames as values, and cases of packets in and out; [`host`] and [`bpf`] run them.
-//! - [`bench`]: what a packet costs.
+//! - [`bench`]: what a packet costs; [`flood`]: what a flood does to honest connections.
 //! - [`listing`] and [`drive`]: what the balancer has to show, and the questions that every lab asks.
 //! - [`vm`]: a virtual machine with another kernel, and kernel IPVS in it to compare with.
 //!
@@ -25,6 +25,7 @@ pub mod bpf;
 pub mod case;
 pub mod drive;
 pub mod exposition;
+pub mod flood;
 pub mod harness;
 pub mod host;
 pub mod lab;

@@ -57,6 +57,7 @@ impl Default for Sizes {
 struct Second<B> {
     pool: Box<[B]>,
     lent: Mutex<Lent>,
+    used: Cell32,
 }
 
 #[derive(Debug, Default)]
@@ -68,7 +69,8 @@ struct Lent {
 impl<B: Default> Second<B> {
     fn new(count: u32) -> Self {
         let free = (0..count as usize).rev().collect();
-        Self { pool: many(count), lent: Mutex::new(Lent { by_bucket: HashMap::new(), free }) }
+        let lent = Mutex::new(Lent { by_bucket: HashMap::new(), free });
+        Self { pool: many(count), lent, used: Cell32::new(0) }
     }
     fn get(&self, n: u32) -> Option<&B> {
         let at = *lock(&self.lent).by_bucket.get(&n)?;
@@ -378,6 +380,12 @@ impl Tables for HostTables {
             Family::V4 => self.second4.put_back(n),
             Family::V6 => self.second6.put_back(n),
         }
+    }
+    fn overflow_used<F: Ip>(&self) -> Option<&Cell32> {
+        Some(match F::FAMILY {
+            Family::V4 => &self.second4.used,
+            Family::V6 => &self.second6.used,
+        })
     }
     fn control_put(&self, key: u64, control: &Control) -> bool {
         let mut controls = lock(&self.controls);

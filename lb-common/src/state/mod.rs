@@ -48,7 +48,7 @@ pub fn next(proto: Proto, secure: bool, state: u8, direction: Direction, event: 
     match proto {
         Proto::TCP => tcp::next(secure, state, direction, event),
         Proto::SCTP => sctp::next(state, direction, event),
-        _ => udp::CONFIRMED,
+        _ => udp::next(state, direction),
     }
 }
 
@@ -124,6 +124,13 @@ mod tests {
         let later = next(Proto::UDP, false, first, Direction::Input, Event::NONE);
         assert_eq!((first, later), (udp::FIRST, udp::CONFIRMED));
         assert_eq!(next(Proto::UDP, true, later, Direction::Output, Event::NONE), udp::CONFIRMED);
+        for (before, direction) in [
+            (udp::FIRST, Direction::Output),
+            (udp::QUOTED, Direction::Output),
+            (udp::QUOTED, Direction::Input),
+        ] {
+            assert_eq!(next(Proto::UDP, false, before, direction, Event::NONE), udp::FIRST);
+        }
         for state in [first, later] {
             assert_eq!(name(Proto::UDP, state), "UDP");
             assert_eq!(default_timeout(Proto::UDP, state), 300);

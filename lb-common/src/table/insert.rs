@@ -5,8 +5,8 @@ use super::template::{DEPENDANTS, depend, held};
 use super::{Place, SLOT_OVERFLOW, base, expired, run_out};
 use crate::account;
 use crate::addr::Proto;
-use crate::cell::Cell32;
-use crate::conn::{Entry, Life, Ways, bound, ctl, half_open, tag};
+use crate::cell::{Cell32, unknown_zero};
+use crate::conn::{Entry, Life, Ways, bound, ctl, half_open, packets, tag};
 use crate::ip::Ip;
 use crate::reason::Reason;
 use crate::settings::Settings;
@@ -154,29 +154,65 @@ pub(super) fn release_lock(lock: &Cell32) {
 #[inline(always)]
 fn insert_locked<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, new: &Insertion<F>) -> Inserted {
     let wanted = &new.wanted;
-    if bucket.way(0).tag().load() & tag::OVERFLOW != 0 {
+    let spilled = bucket.way(0).tag().load() & tag::OVERFLOW != 0;
+    if spilled {
         if let Some(hit) = search::<F, T, false>(t, new.place, wanted) {
             return Inserted::existing(hit.slot);
         }
         // The flow's last entry, run out but not swept yet, goes first: a flow is never in the table twice.
         let claimed = t.claim(new, true, RANK_SAME);
-        if claimed != NO_SLOT {
+        if claimed < CROWDED {
+            return Inserted::of_claim(claimed);
+        }
+    }
+    // Who has only just begun is spared while there is room elsewhere.
+    let grown = rank_of_age(t.settings().ticks(1));
+    let claimed = t.claim(new, false, grown);
+    if claimed < CROWDED {
+        return Inserted::of_claim(claimed);
+    }
+    if spilled || claimed == CROWDED && spill::<F, T>(t, bucket, new.place.bucket, true) {
+        let claimed = t.claim(new, true, grown);
+        if claimed < CROWDED {
             return Inserted::of_claim(claimed);
         }
     }
     let claimed = t.claim(new, false, 1);
-    if claimed != NO_SLOT {
+    if claimed < CROWDED {
         return Inserted::of_claim(claimed);
     }
-    if t.overflow_make::<F>(new.place.bucket).is_none() {
+    if !spill::<F, T>(t, bucket, new.place.bucket, false) {
         return Inserted::refused(Reason::TableFull);
     }
-    let lock = bucket.way(0).tag();
-    lock.store(lock.load() | tag::OVERFLOW);
     match t.claim(new, true, 1) {
-        NO_SLOT => Inserted::refused(Reason::TableFull),
-        claimed => Inserted::of_claim(claimed),
+        claimed if claimed < CROWDED => Inserted::of_claim(claimed),
+        _ => Inserted::refused(Reason::TableFull),
     }
+}
+
+/// Second buckets for a table of so many buckets. What a bucket of many ways rarely needs, one of few needs more often.
+pub const fn most_second<F: Ip>(buckets: u32) -> u32 {
+    const LEAST: u32 = 64;
+    let most = buckets / F::Entry::WAYS;
+    if most < LEAST { LEAST } else { most }
+}
+
+/// Gives a locked bucket its second one, or sees that it has it. `spare`: only while there are plenty; the last quarter
+/// is for buckets full of connections that do not give way.
+#[inline(always)]
+fn spill<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, n: u32, spare: bool) -> bool {
+    let lock = bucket.way(0).tag();
+    if lock.load() & tag::OVERFLOW != 0 {
+        return true;
+    }
+    let most = most_second::<F>(t.bucket_mask::<F>().wrapping_add(1));
+    let Some(used) = t.overflow_used::<F>() else { return false };
+    if spare && used.load() >= most - most / 4 || t.overflow_make::<F>(n).is_none() {
+        return false;
+    }
+    used.add(1);
+    lock.store(lock.load() | tag::OVERFLOW);
+    true
 }
 
 /// The rank of the flow's own last entry.
@@ -199,12 +235,27 @@ fn victim_rank(settings: &Settings, tag_word: u32, life: &Life, ctl_word: u32, n
     if expired(settings, tag_word, ctl_word, last, now) {
         return if held(tag_word, life) { 0 } else { RANK_SAME - 2 };
     }
-    if !half_open(Proto(tag_word as u8), (ctl_word & ctl::STATE) as u8) {
+    let proto = Proto(tag_word as u8);
+    let yields =
+        half_open(proto, (ctl_word & ctl::STATE) as u8) || settings.is_sloppy(proto) && heard_once(life);
+    if !yields {
         return 0;
     }
-    // Ages of the living are below 2^31, so they rank below the expired.
     let age = now.wrapping_sub(last) as i32;
-    1 + if age < 0 { 0 } else { age as u32 }
+    rank_of_age(if age < 0 { 0 } else { age as u32 })
+}
+
+/// The rank of a half-open entry. Ages of the living are below 2^31, so they rank below the expired.
+#[inline(always)]
+const fn rank_of_age(age: u32) -> u32 {
+    age.wrapping_add(1)
+}
+
+/// Has its client sent one packet and no more? Where any packet may begin a connection, whatever state it has put it in,
+/// this is what is left to tell those by that a flood has made.
+#[inline(always)]
+fn heard_once(life: &Life) -> bool {
+    life.packets.load() == packets::NONE + 1
 }
 
 #[derive(Clone, Copy)]
@@ -216,12 +267,14 @@ struct Victim {
 
 /// No entry could be had.
 pub const NO_SLOT: u64 = u64::MAX;
+/// The same, and half the bucket or more does not give way. Every claim that found or made an entry is below.
+pub const CROWDED: u64 = u64::MAX - 1;
 /// The flow has its entry already: with this bit, its slot.
 const CLAIMED_BY_OTHERS: u64 = 1 << 63;
 
 /// Takes the best victim of rank `least` or better in the place's bucket, or its second one, and makes it the new entry.
 /// Returns its slot, with what [`bury`] returned in the upper half; or that of the entry the flow has there, with
-/// [`CLAIMED_BY_OTHERS`]; or [`NO_SLOT`].
+/// [`CLAIMED_BY_OTHERS`]; or [`NO_SLOT`] or [`CROWDED`].
 #[inline(always)]
 pub fn claim<F: Ip, T: Tables>(t: &T, new: &Insertion<F>, second: bool, least: u32) -> u64 {
     let n = new.place.bucket;
@@ -230,6 +283,8 @@ pub fn claim<F: Ip, T: Tables>(t: &T, new: &Insertion<F>, second: bool, least: u
     let base = base::<F>(n) | over;
     let now = new.wanted.now;
     let mut best = Victim { rank: 0, way: 0, ctl: 0 };
+    // Unknown, or the verifier would follow every count on its own.
+    let mut firm = unknown_zero();
     let mut i = 0;
     while i < F::Entry::WAYS {
         let way = new.place.home.wrapping_add(i) & (F::Entry::WAYS - 1);
@@ -247,11 +302,12 @@ pub fn claim<F: Ip, T: Tables>(t: &T, new: &Insertion<F>, second: bool, least: u
         if rank > best.rank {
             best = Victim { rank, way, ctl: ctl_word };
         }
+        firm = firm.wrapping_add((rank == 0) as u32);
         // None is better than a free one.
         i = if rank == u32::MAX { F::Entry::WAYS } else { i + 1 };
     }
     if best.rank < least {
-        return NO_SLOT;
+        return if firm >= F::Entry::WAYS / 2 { CROWDED } else { NO_SLOT };
     }
     let entry = bucket.way(best.way);
     let life = entry.life();

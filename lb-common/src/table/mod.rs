@@ -13,7 +13,8 @@
 //! * **Insertion** holds the bucket's lock, looks for the key again (so that two CPUs never make one flow twice),
 //!   takes a victim (free, else expired, else the oldest half-open; never an established one), makes it busy under
 //!   a new generation, writes it, publishes it live. A bucket with no victim gets a second bucket, while there are
-//!   any.
+//!   any; so does one half full of connections whose others have all begun within the last second, while there are
+//!   plenty: a client may need that long to answer.
 //! * **Removal** is a compare-and-exchange from live to free, a new generation with it. It takes no lock.
 
 mod insert;
@@ -30,7 +31,7 @@ use crate::{account, state};
 use insert::dest_changed;
 use template::release_template;
 
-pub use insert::{Birth, Inserted, Insertion, NO_SLOT, claim, insert};
+pub use insert::{Birth, CROWDED, Inserted, Insertion, NO_SLOT, claim, insert, most_second};
 pub use search::{Wanted, search, search_keeping};
 pub use sweep::{DEAD, EXPIRED, GONE, expire, retire, sweep, sweep_range};
 pub use template::{

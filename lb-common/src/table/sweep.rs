@@ -122,6 +122,9 @@ fn drop_second<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, second: &F::Bucket, 
     if used == 0 {
         lock.store(lock.load() & !tag::OVERFLOW);
         t.overflow_drop::<F>(n);
+        if let Some(lent) = t.overflow_used::<F>() {
+            lent.fetch_sub(1);
+        }
     }
     release_lock(lock);
 }

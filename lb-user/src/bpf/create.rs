@@ -10,8 +10,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{Map, MapData, ProgramArray};
 use aya::programs::{ProgramError, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
+use lb_common::ip::{V4, V6};
 use lb_common::request::{Request, status, verb};
 use lb_common::settings::Settings;
+use lb_common::table::most_second;
 use lb_common::tables::LAYOUT;
 
 use super::bpffs::outside;
@@ -204,10 +206,11 @@ impl Sizes {
         Some(match name {
             "conns4" => self.buckets_v4,
             "conns6" => self.buckets_v6,
-            "overflow4" => (self.buckets_v4 / 16).max(64),
-            "overflow6" => (self.buckets_v6 / 16).max(64),
-            "caches" => (self.connections() / 16).clamp(8192, 65_536) as u32,
-            "controls" | "calls" => (self.connections() / 4).max(64) as u32,
+            "overflow4" => most_second::<V4>(self.buckets_v4),
+            "overflow6" => most_second::<V6>(self.buckets_v6),
+            "caches" => (self.connections() / 32).clamp(8192, 32_768) as u32,
+            "controls" => (self.connections() / 4).max(64) as u32,
+            "calls" => (self.connections() / 16).max(64) as u32,
             _ => return None,
         })
     }
@@ -320,8 +323,9 @@ mod tests {
         assert_eq!(Sizes::of(1), Sizes { buckets_v4: 64, buckets_v6: 64 });
         assert_eq!(Sizes::of(100_000).buckets_v4, 32_768);
         assert_eq!(Sizes::of(1 << 20).connections(), 1 << 20);
-        assert_eq!(Sizes::of(1 << 20).of_map("overflow4"), Some(1 << 14));
-        assert_eq!(Sizes::of(1 << 20).of_map("caches"), Some(1 << 16));
+        assert_eq!(Sizes::of(1 << 20).of_map("overflow4"), Some(1 << 15));
+        assert_eq!(Sizes::of(1 << 20).of_map("overflow6"), Some(1 << 15));
+        assert_eq!(Sizes::of(1 << 20).of_map("caches"), Some(1 << 15));
         assert_eq!(Sizes::of(1).of_map("caches"), Some(8192));
     }
 }

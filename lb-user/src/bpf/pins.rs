@@ -111,7 +111,7 @@ pub const TRAFFIC: [Spec; 14] = [
     hash("vlans", 4, 8, Some(1024)),
     Spec { name: "egress", kind: MapType::DevMapHash, key: 4, value: 8, entries: Some(1024), flags: 0 },
     per_cpu("reasons", 8, 64),
-    Spec { name: "sweeper", kind: MapType::Array, key: 4, value: 40, entries: Some(1), flags: 0 },
+    Spec { name: "sweeper", kind: MapType::Array, key: 4, value: 56, entries: Some(1), flags: 0 },
 ];
 
 /// The spec of a map of traffic.

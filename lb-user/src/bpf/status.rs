@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::attach::{LINK, count, links};
 use super::create::Sizes;
 use super::lock::{self, Hold};
-use super::pins::{self, Rules, traffic};
+use super::pins::{self, BOOKS, RULES, Rules, Spec, TRAFFIC, traffic};
 use super::route::{Nic, Router};
 use super::table::Table;
 use super::{bpffs, dests, route, syscall};
@@ -63,6 +63,8 @@ pub struct Family {
     pub slots: u64,
     /// Entries that live, templates included.
     pub live: u32,
+    /// Buckets that have run over into a second one.
+    pub second: u32,
 }
 
 /// The connection table.
@@ -74,6 +76,17 @@ pub struct Tables {
     pub v4: Family,
     /// Its IPv6 part.
     pub v6: Family,
+    /// Nanoseconds of one CPU that the expiry sweep has taken since the table was made.
+    pub sweep_ns: u64,
+}
+
+/// Kernel memory, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// Of the maps of connections and traffic, made by `attach`.
+    pub traffic: u64,
+    /// Of the maps of services and dests, as many as there may be.
+    pub rules: u64,
 }
 
 /// A next hop of dests that does not answer.
@@ -104,6 +117,8 @@ pub struct Status {
     pub dead_neighbours: Vec<DeadNeighbour>,
     /// None before the first attachment.
     pub tables: Option<Tables>,
+    /// Kernel memory that the maps take.
+    pub memory: Memory,
     /// What became of how many packets; empty before the first attachment.
     pub reasons: Vec<(Reason, u64)>,
     /// Sync daemons that run.
@@ -124,6 +139,7 @@ pub fn read(dir: &Path) -> Result<Status> {
         dests,
         dead_neighbours: rules.as_ref().map_or(Ok(Vec::new()), |rules| dead_neighbours(rules, &nics))?,
         tables: tables(dir)?,
+        memory: memory(dir)?,
         reasons: reasons(dir)?,
         sync: daemon::all()?,
     })
@@ -175,15 +191,35 @@ fn program(dir: &Path) -> Option<Program> {
 fn tables(dir: &Path) -> Result<Option<Tables>> {
     let Some(sizes) = Sizes::present(dir)? else { return Ok(None) };
     let sweeper = traffic("sweeper")?.require(dir)?;
-    // A timer of 16 bytes, then next, counting and live, each for both families.
-    let words: [u32; 10] = syscall::lookup(pins::fd(&sweeper), &0u32)?.unwrap_or_default();
-    let family =
-        |buckets: u32, ways: u32, live: u32| Family { slots: u64::from(buckets) * u64::from(ways), live };
+    // A timer of 16 bytes; then next, counting, live and second, each for both families; the time it took.
+    let words: [u32; 14] = syscall::lookup(pins::fd(&sweeper), &0u32)?.unwrap_or_default();
+    let [.., live_v4, live_v6, second_v4, second_v6, low, high] = words;
+    let family = |buckets: u32, ways: u32, live: u32, second: u32| Family {
+        slots: u64::from(buckets) * u64::from(ways),
+        live,
+        second,
+    };
     Ok(Some(Tables {
         connections: sizes.connections(),
-        v4: family(sizes.buckets_v4, 8, words[8]),
-        v6: family(sizes.buckets_v6, 4, words[9]),
+        v4: family(sizes.buckets_v4, 8, live_v4, second_v4),
+        v6: family(sizes.buckets_v6, 4, live_v6, second_v6),
+        sweep_ns: u64::from(low) | u64::from(high) << 32,
     }))
+}
+
+/// What the kernel says that maps take.
+fn memory(dir: &Path) -> Result<Memory> {
+    let of = |specs: &[Spec]| -> Result<u64> {
+        let mut sum = 0;
+        for spec in specs {
+            if let Some(map) = spec.open(dir)? {
+                let bytes = syscall::map_memory(pins::fd(&map));
+                sum += bytes.with_context(|| format!("asking how large {} is", spec.name))?;
+            }
+        }
+        Ok(sum)
+    };
+    Ok(Memory { traffic: of(&TRAFFIC)?, rules: of(&RULES)? + of(&[BOOKS])? })
 }
 
 fn reasons(dir: &Path) -> Result<Vec<(Reason, u64)>> {
@@ -201,9 +237,15 @@ fn reasons(dir: &Path) -> Result<Vec<(Reason, u64)>> {
 impl Status {
     /// For programs.
     pub fn json(&self) -> Value {
-        let family = |family: Family| json!({ "slots": family.slots, "live": family.live });
+        let family =
+            |family: Family| json!({ "slots": family.slots, "live": family.live, "second": family.second });
         let tables = self.tables.map(|tables| {
-            json!({ "connections": tables.connections, "v4": family(tables.v4), "v6": family(tables.v6) })
+            json!({
+                "connections": tables.connections,
+                "v4": family(tables.v4),
+                "v6": family(tables.v6),
+                "sweep_ns": tables.sweep_ns,
+            })
         });
         let interface = |nic: &Interface| {
             json!({
@@ -227,6 +269,7 @@ impl Status {
             "dests": self.dests,
             "dead_neighbours": self.dead_neighbours.iter().map(dead).collect::<Vec<_>>(),
             "tables": tables,
+            "memory": { "traffic": self.memory.traffic, "rules": self.memory.rules },
             "reasons": self.reasons.iter().map(reason).collect::<Vec<_>>(),
             "sync": self.sync.iter().map(Running::json).collect::<Map<_, _>>(),
         })
@@ -247,11 +290,18 @@ impl Status {
         for DeadNeighbour { address, interface, dests } in &self.dead_neighbours {
             writeln!(out, "Neighbour {address} on {interface} does not answer: {dests} dests behind it")?;
         }
-        if let Some(Tables { v4, v6, .. }) = self.tables {
+        if let Some(Tables { v4, v6, connections, .. }) = self.tables {
             writeln!(
                 out,
                 "Connections: IPv4 {} in {} slots, IPv6 {} in {}",
                 v4.live, v4.slots, v6.live, v6.slots
+            )?;
+            let Memory { traffic, rules } = self.memory;
+            writeln!(
+                out,
+                "Memory: {} MiB for {connections} connections, {} MiB for rules",
+                traffic >> 20,
+                rules >> 20
             )?;
         }
         for running in &self.sync {

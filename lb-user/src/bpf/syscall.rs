@@ -269,6 +269,13 @@ pub fn is_map(object: BorrowedFd<'_>) -> bool {
     link.is_ok_and(|link| link.as_os_str().as_bytes().ends_with(b"bpf-map"))
 }
 
+/// Bytes of kernel memory a map takes.
+pub fn map_memory(map: BorrowedFd<'_>) -> io::Result<u64> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_raw_fd()))?;
+    let line = info.lines().find_map(|line| line.strip_prefix("memlock:"));
+    line.and_then(|bytes| bytes.trim().parse().ok()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
 /// Attaches a program to a NIC; `flags` are `XDP_FLAGS_`. It stays while the link does.
 pub fn create_link(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io::Result<OwnedFd> {
     const XDP: u64 = 37;

@@ -225,14 +225,14 @@ impl Case {
     }
 
     /// A client's packets, flow by flow.
-    fn request(&self, flags: u8) -> Result<Plan> {
+    pub fn request(&self, flags: u8) -> Result<Plan> {
         let (client, vip) = (self.client(), case::vip(self.family));
         let frame = case::from_client(self.packet((client, 1024), (vip, PORTS.0), flags));
         Plan::new(&frame.bytes(), self.sender(), FLOWS_OF_A_CLIENT)
     }
 
     /// The first server's packets, flow by flow.
-    fn answer(&self, flags: u8) -> Result<Plan> {
+    pub fn answer(&self, flags: u8) -> Result<Plan> {
         let server = Nic::Front.host(self.family, SERVERS[0]);
         let packet = self.packet((server, PORTS.1), (self.client(), 1024), flags);
         let frame = case::from_host(Nic::Front, SERVERS[0], packet);
@@ -286,7 +286,7 @@ fn on_front(family: Family, host: u8) -> Addr {
 }
 
 /// Servers of the front segment beside the cases' own hosts.
-fn server(family: Family, number: u32) -> Addr {
+pub fn server(family: Family, number: u32) -> Addr {
     Addr::from(match family {
         Family::V4 => IpAddr::from(Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(10, 1, 4, 0)) + number)),
         Family::V6 => Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 4, number as u16).into(),

@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, MapData, ProgramArray};
-use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
+use aya::programs::{ProgramFd, TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 
 /// Bytes of a packet's head that are put back each time; packets are at least as long.
@@ -84,6 +84,61 @@ impl Plan {
     pub fn random(self, flows: u32) -> Self {
         Self { flows, cursor: 0x9E37_79B9, ..self }
     }
+
+    /// From so many addresses further on, of 32,768 ports each: 2^32 flows at random, hardly one of them twice.
+    pub fn from_everywhere(self, further: u32) -> Self {
+        Self { address: self.address.wrapping_add(further), ports: 15, ..self }.random(u32::MAX)
+    }
+
+    /// The next packet, as the driver program makes it.
+    pub fn frame(&mut self) -> Vec<u8> {
+        let flow = self.next();
+        let mut frame = vec![0; self.len as usize];
+        frame[..HEAD].copy_from_slice(&self.head);
+        let address = self.address.wrapping_add(flow >> self.ports);
+        let port = FIRST_PORT + (flow & ((1 << self.ports) - 1)) as u16;
+        let addresses = halves(!self.address) + halves(address);
+        put(&mut frame, self.address_at, &address.to_be_bytes());
+        put(&mut frame, self.port_at, &port.to_be_bytes());
+        if self.header_sum_at != 0 {
+            correct(&mut frame, self.header_sum_at, addresses);
+        }
+        correct(&mut frame, self.sum_at, addresses + u32::from(!FIRST_PORT) + u32::from(port));
+        frame
+    }
+
+    fn next(&mut self) -> u32 {
+        let mut x = self.cursor;
+        if self.flows == 0 {
+            self.cursor = x.wrapping_add(1);
+            return x;
+        }
+        x ^= x << 13;
+        x ^= x >> 17;
+        x ^= x << 5;
+        self.cursor = x;
+        ((u64::from(x) * u64::from(self.flows)) >> 32) as u32
+    }
+}
+
+/// The port of a client's first flow.
+const FIRST_PORT: u16 = 1024;
+
+fn put(frame: &mut [u8], at: u32, bytes: &[u8]) {
+    let at = at as usize;
+    frame[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
+/// The sum of a word's halves.
+fn halves(word: u32) -> u32 {
+    (word >> 16) + (word & 0xffff)
+}
+
+/// Corrects a checksum by what has been taken out (inverted) and put in.
+fn correct(frame: &mut [u8], at: u32, changed: u32) {
+    let place = at as usize;
+    let sum = u32::from(!u16::from_be_bytes([frame[place], frame[place + 1]])) + changed;
+    put(frame, at, &(!halves(halves(sum)) as u16).to_be_bytes());
 }
 
 /// Where in a frame is what differs from flow to flow.
@@ -113,7 +168,7 @@ pub struct Driver {
     ebpf: Ebpf,
     plan: Array<MapData, Plan>,
     /// The programs have to be in it for as long as they are called.
-    _targets: ProgramArray<MapData>,
+    targets: ProgramArray<MapData>,
     card: u32,
     clock: fn() -> u64,
 }
@@ -134,11 +189,15 @@ impl Driver {
             let program: &Xdp = ebpf.program(name).context("no such program")?.try_into()?;
             targets.set(target as u32, program.fd()?, 0)?;
         }
-        if let Some(lb) = lb {
-            targets.set(Target::Lb as u32, lb.fd()?, 0)?;
-        }
         let plan = Array::try_from(ebpf.take_map("plan").context("no map plan")?)?;
-        Ok(Self { ebpf, plan, _targets: targets, card, clock })
+        let mut driver = Self { ebpf, plan, targets, card, clock };
+        lb.map_or(Ok(()), |lb| driver.aim(lb.fd()?))?;
+        Ok(driver)
+    }
+
+    /// The program to call as the balancer.
+    pub fn aim(&mut self, lb: &ProgramFd) -> Result<()> {
+        Ok(self.targets.set(Target::Lb as u32, lb, 0)?)
     }
 
     /// Runs `packets` packets of a plan, which goes on where they stop.
@@ -181,8 +240,12 @@ pub fn thread_time() -> u64 {
 
 /// Keeps this thread on the last CPU: the first has more of the machine's own work.
 pub fn pin() -> Result<()> {
-    let last = std::thread::available_parallelism()?.get() - 1;
+    pin_to(std::thread::available_parallelism()?.get() - 1)
+}
+
+/// Keeps this thread on a CPU.
+pub fn pin_to(cpu: usize) -> Result<()> {
     let mut cpus = nix::sched::CpuSet::new();
-    cpus.set(last)?;
+    cpus.set(cpu)?;
     nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus).context("staying on one CPU")
 }
