@@ -122,7 +122,8 @@ pub fn touch<T: Tables>(t: &T, record: u32) {
     }
 }
 
-/// The dest a new connection goes to: its number plus 1, 0 if there is none; [`ABSENT`] while the tree is closed.
+/// The dest a new connection goes to: its number plus 1, 0 if there is none; [`ABSENT`] while the tree is closed, or open
+/// and nobody has played its matches yet.
 /// `base`: its word 0.
 #[inline(always)]
 pub fn winner<T: Tables>(t: &T, base: u32, scheduler: u32) -> u32 {
@@ -135,9 +136,12 @@ pub fn winner<T: Tables>(t: &T, base: u32, scheduler: u32) -> u32 {
         tree.catch_up(scheduler);
         lock.swap(OPEN);
     }
+    // The cost first: who plays the match writes it first.
+    let cost = tree.cell(node_at(1)).map_or(0, Cell64::load_acquire);
     let root = tree.word(node_at(1).wrapping_add(1));
     if root >> 32 == 0 {
-        return 0;
+        // What lost to everything costs 1. A root of nothing has not been played yet: another CPU has the new tree.
+        return if cost == 0 { ABSENT } else { 0 };
     }
     let record = records(tree.word(COUNT) as u32).wrapping_add((root as u32).wrapping_mul(2));
     (tree.word(record) as u32 & !QUEUED).wrapping_add(1)
@@ -416,9 +420,9 @@ mod tests {
                 return ABSENT;
             }
             assert!(self.service.table_len != 0, "there is a tree");
-            let word = winner(self.tables, self.service.table, self.service.scheduler.into());
-            assert!(word != ABSENT, "it is open");
-            word
+            let lock = Memory::list(self.tables, self.service.table).unwrap();
+            assert!(lock.load() != CLOSED, "it is open");
+            winner(self.tables, self.service.table, self.service.scheduler.into())
         }
         fn dest(&self, dest: u32) -> Option<Candidate> {
             Some(Candidate::of(dest, Memory::dest(self.tables, dest)?))
@@ -572,6 +576,29 @@ mod tests {
         assert_eq!(world.pick(), Some(49));
         lock.store(OPEN);
         assert_eq!(world.pick(), Some(48));
+    }
+
+    #[test]
+    fn a_new_tree_that_another_cpu_holds_is_walked() {
+        for scheduler in TREES {
+            let world = World::new(scheduler, 50, |_| 1);
+            let service = world.see(false).service;
+            let lock = Memory::list(&world.tables, service.table).unwrap();
+            lock.store(HELD);
+            assert_eq!(winner(&world.tables, service.table, service.scheduler.into()), ABSENT);
+            assert!(world.pick().is_some());
+            lock.store(OPEN);
+            assert_ne!(winner(&world.tables, service.table, service.scheduler.into()), ABSENT);
+        }
+    }
+
+    #[test]
+    fn a_tree_without_any_dest_to_pick_says_so() {
+        for scheduler in TREES {
+            let world = World::new(scheduler, 50, |_| 0);
+            let service = world.see(false).service;
+            assert_eq!(winner(&world.tables, service.table, service.scheduler.into()), 0);
+        }
     }
 
     /// Connections come and go on several CPUs at once, while another one edits: nothing is lost, so that in the end
