@@ -28,7 +28,7 @@ impl Content {
         Ok(Self { directory, big })
     }
 
-    /// The bytes a client has to get for `/big` (and for `/slow/big`, at 256 KB a second).
+    /// The bytes a client has to get for `/big` (and for `/slow/big`, at 256 KB a second, `/slowest/big`, at 32).
     pub fn big(&self) -> &[u8] {
         &self.big
     }
@@ -102,6 +102,7 @@ http {{
     location = / {{ return 200 \"{name}\\n\"; }}
     location / {{ root {files}; }}
     location /slow/ {{ limit_rate 256k; alias {files}/; }}
+    location /slowest/ {{ limit_rate 32k; alias {files}/; }}
   }}
 }}
 "

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use lb_tests::agent::Agent;
 use lb_tests::need;
 use lb_tests::peer::curl::url;
@@ -38,7 +38,13 @@ pub fn waiting_clients_are_reset() -> Result<()> {
             // 56: failure in receiving network data.
             ended.find(|status| status.code() == Some(56)).map(drop)
         };
-        run::until(Duration::from_secs(10), "the reset of a reader", reset)?;
+        run::until(Duration::from_secs(10), "the reset of a reader", reset).with_context(|| {
+            format!(
+                "{kind:?}
+{}",
+                agent.log()
+            )
+        })?;
         for connection in &mut others {
             connection.who()?;
         }
@@ -52,21 +58,12 @@ pub fn waiting_clients_are_reset() -> Result<()> {
     Ok(())
 }
 
-/// Two curls that read a big file slowly: round robin gives each server one.
+/// Two curls that are sent a big file slowly, for half a minute: round robin gives each server one.
 fn slow_readers(scene: &Scene) -> Result<Vec<std::process::Child>> {
     let vip = scene.set.vip(80)[0];
     let start = || {
         let mut command = scene.set.client.netns.command("curl");
-        command.args([
-            "-sS",
-            "--limit-rate",
-            "10k",
-            "--max-time",
-            "60",
-            "-o",
-            "/dev/null",
-            &url(vip, "/big"),
-        ]);
+        command.args(["-sS", "--max-time", "60", "-o", "/dev/null", &url(vip, "/slowest/big")]);
         command.stderr(std::process::Stdio::null());
         run::die_with_us(&mut command).spawn()
     };
@@ -139,8 +136,11 @@ pub fn datagrams_go_elsewhere_at_once() -> Result<()> {
         let askers = vips.iter().map(|vip| asker_of(&scene, *vip)).collect::<Result<Vec<_>>>()?;
         scene.cut_off(0)?;
         let gone = scene.set.servers[0].address;
-        let entries = || scene.lab.ok("ipvsadm -Lnc").map(|said| (said.contains(&gone.v4.to_string()), said));
-        let dropped = || entries().is_ok_and(|(there, _)| !there).then_some(());
+        // Each family has a service of its own, with checks at times of their own.
+        let of_gone = [gone.v4.to_string(), gone.v6.to_string()];
+        let entries = || scene.lab.ok("ipvsadm -Lnc");
+        let dropped =
+            || entries().is_ok_and(|said| !of_gone.iter().any(|gone| said.contains(gone))).then_some(());
         run::until(Duration::from_secs(15), "the end of the dead server's entries", dropped)?;
         for asker in askers {
             ensure!(asker.ask()? == scene.set.servers[1].name(), "{words}");
