@@ -27,7 +27,7 @@ const GUEST: &str = "LB_TESTS_GUEST";
 const SLOWNESS: u32 = 15;
 
 const SAMPLE: [Case; 2] = [("sample", sample), ("no_suite_is_forgotten", no_suite_is_forgotten)];
-const SUITES: [Case; 8] = [
+const SUITES: [Case; 10] = [
     ("harness", || whole("net_harness")),
     ("labs", || whole("net_labs")),
     ("lifecycle", || whole("net_lifecycle")),
@@ -36,6 +36,8 @@ const SUITES: [Case; 8] = [
     ("agent", || whole("net_agent")),
     ("upkeep", || whole("net_upkeep")),
     ("failover", || whole("net_failover")),
+    ("checks", || whole("net_checks")),
+    ("sync", || whole("net_sync")),
 ];
 
 fn main() -> ExitCode {
