@@ -3,14 +3,14 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use super::apply::Wanted;
-use super::remember::{Memory, dest_of, dest_text, service_of, service_text};
+use super::remember::{Memory, dest_of, dest_text, read, service_of, service_text};
 use crate::control::model::{DestId, ServiceId};
 
 /// Layout of the file.
@@ -61,16 +61,9 @@ impl DrainFile {
 
     /// What is drained now; nothing, if there is no file.
     pub fn load(&self) -> Result<Drains> {
-        let shown = self.path.display();
-        let text = match fs::read(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Drains::default()),
-            read => read.with_context(|| format!("reading {shown}"))?,
-        };
-        let value: Value = serde_json::from_slice(&text).with_context(|| format!("{shown} is no JSON"))?;
-        if value["version"] != VERSION {
-            bail!("{shown} is of another version of lb-user: remove it to forget what is drained");
-        }
-        Ok(Drains::from_json(&value))
+        let foreign = "is of another version of lb-user: remove it to forget what is drained";
+        let value = read(&self.path, VERSION, foreign)?;
+        Ok(value.as_ref().map(Drains::from_json).unwrap_or_default())
     }
 
     /// Changes it, one process at a time; the reader sees the old file or the new one.
@@ -115,7 +108,7 @@ mod tests {
         // What fails changes nothing.
         let failed = file.change(|drains| -> Result<()> {
             drains.0.clear();
-            bail!("no")
+            anyhow::bail!("no")
         });
         assert!(failed.is_err());
         assert_eq!(file.load().unwrap(), expected);

@@ -69,16 +69,9 @@ impl Memory {
 
     /// What was saved; nothing, if nothing was.
     pub fn load(&self) -> Result<Saved> {
-        let shown = self.path.display();
-        let text = match fs::read(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Saved::default()),
-            read => read.with_context(|| format!("reading {shown}"))?,
-        };
-        let value: Value = serde_json::from_slice(&text).with_context(|| format!("{shown} is no JSON"))?;
-        if value["version"] != VERSION {
-            bail!("{shown} is of another version of the agent: remove it to start anew");
-        }
-        Ok(Saved::from_json(&value))
+        let foreign = "is of another version of the agent: remove it to start anew";
+        let value = read(&self.path, VERSION, foreign)?;
+        Ok(value.as_ref().map(Saved::from_json).unwrap_or_default())
     }
 
     /// Replaces it as a whole.
@@ -164,6 +157,20 @@ pub(super) fn service_of(text: &str) -> Option<ServiceId> {
         }
         _ => None,
     }
+}
+
+/// What a file of the agent's holds, if there is one. `foreign`: what to say of one with another `version`.
+pub(super) fn read(path: &Path, version: u64, foreign: &str) -> Result<Option<Value>> {
+    let shown = path.display();
+    let text = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read.with_context(|| format!("reading {shown}"))?,
+    };
+    let value: Value = serde_json::from_slice(&text).with_context(|| format!("{shown} is no JSON"))?;
+    if value["version"] != version {
+        bail!("{shown} {foreign}");
+    }
+    Ok(Some(value))
 }
 
 #[cfg(test)]
