@@ -3,7 +3,8 @@
 //! one. Requests came the usual way, see [`crate::forward::to_local`].
 
 use crate::addr::Port;
-use crate::conn::Entry;
+use crate::conn::{Entry, bound};
+use crate::dest::Method;
 use crate::fragments;
 use crate::ip::{Address, Ip, V4, V6, filter_bit};
 use crate::packet::Bytes;
@@ -78,7 +79,10 @@ fn translate<F: Ip, P: Outgoing, T: Tables>(
     let Some(hit) = pipeline::find_reply(t, &work.seen, &mut work.wanted) else {
         return Err(Reason::ReplyUnknown);
     };
-    pipeline::account(t, &work.seen, &hit)?;
+    pipeline::account(t, &work.seen, &hit);
+    if bound::method(hit.dest) != Method::Nat as u32 {
+        return Err(Reason::ReplyDirect);
+    }
     let (vaddr, vport) = (hit.entry.vaddr(), hit.entry.vport());
     if !hit.current() {
         return Err(Reason::BucketBusy);

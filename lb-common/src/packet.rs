@@ -14,6 +14,9 @@ pub trait Bytes {
 pub trait Packet: Bytes {
     /// The NIC it came in by.
     fn ingress(&self) -> u32;
+    /// Is an IP packet of `len` bytes in fact several, which the kernel has joined (GSO) and takes apart again where they
+    /// leave? In XDP only the length tells: one that is longer than the NIC it came in by carries did not come so.
+    fn joined(&self, len: u32) -> bool;
     /// The header at `off`, to write.
     fn at_mut<T: Wire>(&mut self, off: u32) -> Option<&mut T>;
     /// Moves the frame's start by `by` bytes: positive makes room in front (content undefined), negative cuts off.

@@ -88,7 +88,7 @@ impl Step {
     pub(crate) const CALL: u64 = Self::OPEN | 7 << 59;
     pub(crate) const LEAVE: u64 = Self::OPEN | 8 << 59;
     pub(crate) const BYPASS: u64 = Self::OPEN | 9 << 59;
-    pub(crate) const UNEXPECTED: u64 = Self::OPEN | 10 << 59;
+    pub(crate) const TO_SERVER: u64 = Self::OPEN | 10 << 59;
     pub(crate) const FTP: u64 = Self::OPEN | 11 << 59;
     const FROM_SERVER: u64 = 1 << 32;
     pub(crate) const LOCAL: u64 = Self::OPEN | 12 << 59;
@@ -186,10 +186,11 @@ impl Step {
             Stage::Slow
         }
     }
-    /// A server's packet of no connection.
+    /// The sender is a server, and is to be told in the balancer's own name: `PORT_UNREACHABLE` if its packet is of no
+    /// connection, and it answers for a service.
     #[inline(always)]
-    pub const fn unexpected() -> Self {
-        Self(Self::UNEXPECTED)
+    pub const fn to_server(error: icmp::Error) -> Self {
+        Self(Self::TO_SERVER | error.word())
     }
     /// The sender is to be told.
     #[inline(always)]
@@ -354,7 +355,10 @@ fn receive<F: Ip, P: Packet, T: Tables>(
     if to_us {
         return if stands_by(t, work.seen.now) { Err(Reason::BackupOnly) } else { request(p, t, work) };
     }
-    if t.settings().nat_icmp_send.load() != 0 { Ok(Step::unexpected()) } else { Err(Reason::ReplyUnknown) }
+    match t.settings().nat_icmp_send.load() {
+        0 => Err(Reason::ReplyUnknown),
+        _ => Ok(Step::to_server(icmp::Error::PORT_UNREACHABLE)),
+    }
 }
 
 /// Are clients' packets left to another balancer (backup_only)? Who says so says until when.
@@ -482,7 +486,8 @@ pub(crate) fn find_reply<'a, F: Ip, T: Tables>(
     table::search_keeping::<F, T, true>(t, place, wanted, memory)
 }
 
-/// A packet from a server. One whose TTL ends here never gets as far as IPVS: the stack answers it.
+/// A packet from a server. One whose TTL ends here, or that is longer than the way to its client carries, never gets as far
+/// as IPVS: the stack answers it. What is not translated passes, and the stack sees for itself; the other is told here.
 #[inline(always)]
 fn reply<F: Ip, P: Packet, T: Tables>(
     p: &mut P,
@@ -494,22 +499,27 @@ fn reply<F: Ip, P: Packet, T: Tables>(
     if F::ttl(header) <= 1 {
         return Err(Reason::TtlPassed);
     }
-    account(t, seen, hit)?;
+    if bound::method(hit.dest) != Method::Nat as u32 {
+        account(t, seen, hit);
+        return Err(Reason::ReplyDirect);
+    }
+    let hop = forward::way_back(p, t, seen, hit)?;
+    if forward::too_long(p, seen, &hop) {
+        forward::refuses_fragments::<F, P>(p, seen)?;
+        return Ok(Step::to_server(icmp::Error::too_big(hop.mtu)));
+    }
+    account(t, seen, hit);
     if hit.dest & bound::FTP != 0 {
         return Ok(Step::ftp(hit.slot, true));
     }
-    forward::reply(p, t, seen, hit)
+    forward::reply(p, seen, hit, &hop)
 }
 
-/// Counts a server's packet and moves its connection. `ReplyDirect`: nothing of it is to be translated.
+/// Counts a server's packet and moves its connection.
 #[inline(always)]
-pub(crate) fn account<F: Ip, T: Tables>(t: &T, seen: &Seen<F>, hit: &Hit<'_, F>) -> Result<(), Reason> {
+pub(crate) fn account<F: Ip, T: Tables>(t: &T, seen: &Seen<F>, hit: &Hit<'_, F>) {
     if hit.dest & bound::NO_DEST == 0 {
         account::count(t, hit.dest(), Direction::Out, seen.len);
     }
     step(t, seen, hit, state::Direction::Output, 0);
-    if bound::method(hit.dest) != Method::Nat as u32 {
-        return Err(Reason::ReplyDirect);
-    }
-    Ok(())
 }

@@ -49,9 +49,9 @@ fn finish<F: Ip, P: Packet, T: Tables>(
             step = related::forward_new(p, t, work, step.word(), step.is(Step::STRAY));
         }
     }
-    let unexpected = step.is(Step::UNEXPECTED);
-    if unexpected {
-        step = answer_unexpected(t, work);
+    let own = step.is(Step::TO_SERVER);
+    if own {
+        step = to_server(t, work, step.error());
     }
     if step.is(Step::LEAVE) {
         step = leave(t, work, question);
@@ -63,7 +63,7 @@ fn finish<F: Ip, P: Packet, T: Tables>(
         step = forward::to_local(p, t, &work.seen, step.word());
     }
     if step.is(Step::ANSWER) {
-        if !unexpected {
+        if !own {
             work.error.src = work.seen.dst;
         }
         return icmp::answer(p, t, &work.seen, &work.error.src, step.error());
@@ -113,18 +113,21 @@ fn bypass<F: Ip, T: Tables>(t: &T, work: &Work<F>, question: &Question) -> Step 
     }
 }
 
-/// sysctl nat_icmp_send: a NAT dest that answers where there is no connection is told so, in an address of the balancer's
-/// own, left in [`Work::error`]. Resets need no answer, and what comes from another port is the server's own affair.
+/// A server is told, in an address of the balancer's own, left in [`Work::error`]: its packet is too long for the way to the
+/// client, or (sysctl nat_icmp_send) of no connection. In the latter case a reset needs no answer, and what does not come from
+/// where a NAT dest answers is the server's own affair.
 #[inline(never)]
-fn answer_unexpected<F: Ip, T: Tables>(t: &T, work: &mut Work<F>) -> Step {
+fn to_server<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, error: icmp::Error) -> Step {
     let seen = &work.seen;
-    if is_reset(seen.proto, seen.event) || !is_nat_dest::<F, T>(t, &seen.src, seen.sport, seen.proto) {
+    if error == icmp::Error::PORT_UNREACHABLE
+        && (is_reset(seen.proto, seen.event) || !is_nat_dest::<F, T>(t, &seen.src, seen.sport, seen.proto))
+    {
         return Reason::ReplyUnknown.into();
     }
     if !own_address(t, work) {
         return Reason::NoRoute.into();
     }
-    Step::answer(icmp::Error::PORT_UNREACHABLE)
+    Step::answer(error)
 }
 
 #[inline(always)]

@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::{
-    bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
+    bpf_check_mtu, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
 };
 use aya_ebpf::programs::XdpContext;
 use lb_common::cell::masked;
@@ -19,6 +19,9 @@ use crate::kernel::repeat;
 
 /// Offsets the verifier has to believe in: no header starts further in.
 pub const DEEPEST: u32 = 0x3fff;
+
+/// The helper's answer: longer than the NIC carries.
+const TOO_LONG: i64 = 1;
 
 /// A frame under way.
 pub struct Frame {
@@ -95,6 +98,14 @@ impl Packet for Frame {
     fn ingress(&self) -> u32 {
         // SAFETY: the context is valid while the program runs.
         unsafe { (*self.ctx).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn joined(&self, len: u32) -> bool {
+        // In: the length to check. Out: the MTU.
+        let mut word = len;
+        // SAFETY: the word is the helper's to read and write; 0 is the NIC of the context.
+        unsafe { bpf_check_mtu(self.ctx as *mut c_void, 0, &raw mut word, 0, 0) == TOO_LONG }
     }
 
     #[inline(always)]

@@ -34,7 +34,7 @@ use lb_common::sync::{self, Synced};
 use lb_common::tables::Counters;
 use nix::sched::{CloneFlags, setns, unshare};
 
-use crate::case::{Engine, FAMILIES, HOSTS, Live, Nic, Outcome, ROUTER, Way};
+use crate::case::{Engine, FAMILIES, HOSTS, Live, NARROW_MTU, Nic, Outcome, ROUTER, Way};
 use crate::need::{self, Missing};
 use crate::net::xdp_pass;
 use crate::run;
@@ -169,6 +169,10 @@ fn neighbours(lines: &mut String, nic: Nic) -> Result<()> {
     if nic == Nic::Front {
         for (family, net) in FAMILIES.iter().zip(["192.0.2.0/24", "2001:db8::/64"]) {
             writeln!(lines, "route add {net} via {} dev {name}", nic.host(*family, ROUTER))?;
+        }
+        for (family, net) in FAMILIES.iter().zip(["198.18.0.0/24", "2001:db8:1::/64"]) {
+            let router = nic.host(*family, ROUTER);
+            writeln!(lines, "route add {net} via {router} dev {name} mtu lock {NARROW_MTU}")?;
         }
     }
     Ok(())

@@ -32,6 +32,8 @@ pub enum Nic {
 
 /// The cards' MTU.
 pub const MTU: u32 = 1500;
+/// What the way to a [`narrow_client`] carries.
+pub const NARROW_MTU: u32 = 1400;
 
 impl Nic {
     /// Both.
@@ -86,6 +88,14 @@ pub fn client(family: Family, number: u8) -> IpAddr {
     match family {
         Family::V4 => Ipv4Addr::new(192, 0, 2, number).into(),
         Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, number.into()).into(),
+    }
+}
+
+/// A client behind the router, the way to which carries only [`NARROW_MTU`] bytes: 198.18.0.N, 2001:db8:1::N.
+pub fn narrow_client(family: Family, number: u8) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(198, 18, 0, number).into(),
+        Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, number.into()).into(),
     }
 }
 

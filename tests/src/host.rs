@@ -12,7 +12,9 @@ use lb_common::sip::Call;
 use lb_common::sync::{self, Synced};
 use lb_common::tables::Counters;
 
-use crate::case::{Engine, HOSTS, Live, MTU, Nic, Outcome, ROUTER, Way, client, end};
+use crate::case::{
+    Engine, HOSTS, Live, MTU, NARROW_MTU, Nic, Outcome, ROUTER, Way, client, end, narrow_client,
+};
 
 /// The pass over ordinary memory.
 pub struct Host {
@@ -63,6 +65,11 @@ pub fn world(sizes: &Sizes) -> HostTables {
     let router = |family| Ok(route(family, Nic::Front, ROUTER));
     tables.set_route(Family::V4, Addr::from(client(Family::V4, 0)), 24, router(Family::V4));
     tables.set_route(Family::V6, Addr::from(client(Family::V6, 0)), 64, router(Family::V6));
+    for (family, prefix) in [(Family::V4, 24), (Family::V6, 64)] {
+        let mut way = route(family, Nic::Front, ROUTER);
+        way.hop.mtu = NARROW_MTU;
+        tables.set_route(family, Addr::from(narrow_client(family, 0)), prefix, Ok(way));
+    }
     tables
 }
 

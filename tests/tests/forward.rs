@@ -6,8 +6,8 @@ use lb_common::dest::{Method, TunType};
 use lb_common::reason::Reason;
 use lb_common::sched::Scheduler;
 use lb_tests::case::{
-    Case, Expect, FAMILIES, MTU, Nic, Step, Way, client, dest, from_client, from_host, run_all, service,
-    to_client, to_host, vip,
+    Case, Expect, FAMILIES, MTU, NARROW_MTU, Nic, Step, Way, client, dest, from_client, from_host,
+    narrow_client, run_all, service, to_client, to_host, vip,
 };
 use lb_tests::packets::{Body, Frame, Packet, Part, checksum, tcp};
 
@@ -26,6 +26,7 @@ lb_tests::tests!(
     fragments,
     ttl_ends_here,
     longer_than_the_way_carries,
+    replies_longer_than_the_way_carries,
     no_dest,
     not_for_us,
 );
@@ -504,6 +505,46 @@ fn longer_than_the_way_carries() -> Result<()> {
             }
             cases.push(case);
         }
+    }
+    run_all(&cases)
+}
+
+/// The server is told by the balancer, as a router on the way would do it: of its own packet, as it came, which does not
+/// count. What is longer than any packet the NIC receives is several in one, and goes on.
+fn replies_longer_than_the_way_carries() -> Result<()> {
+    let mut cases = Vec::new();
+    for (family, proto) in each() {
+        let (us, them) = ((narrow_client(family, 7), 1025), server(family));
+        let headers = if family == Family::V4 { 20 } else { 40 } + if proto == Proto::TCP { 20 } else { 8 };
+        let answer_of = |src: End, length: u32| {
+            let data = vec![0xee; length as usize - headers];
+            between(src, us, proto, &data).with(|p| (p.df, p.tos) = (family == Family::V4, 0x10))
+        };
+        let answer = |length| answer_of(them, length);
+        let from = |packet: &Packet| from_host(Nic::Back, 11, packet.clone());
+        let replied = |length| to_client(onward(answer_of((vip(family), 80), length)));
+        let long = answer(NARROW_MTU + 1);
+        let mut told = error(family, &long, [(3, 4), (2, 0)], NARROW_MTU);
+        told.packet = told.packet.with(|p| (p.src, p.dst) = (Nic::Back.host(family, 1), them.0));
+        let told = to_host(Nic::Back, 11, told.packet);
+        let begin = from_client(between(us, (vip(family), 80), proto, b""));
+        let begun = to_host(Nic::Back, 11, onward(between(us, them, proto, b"")));
+        let mut case = nat(name("long reply", family, proto, ""), family, proto)
+            .forwards(Nic::Front, Way::Redirect, &begin, begun)
+            .replies(Nic::Back, Way::Redirect, &from(&answer(NARROW_MTU)), replied(NARROW_MTU))
+            .step(Step::Send(
+                Nic::Back,
+                from(&long).bytes(),
+                Expect::Leaves(Way::Transmit, Reason::IcmpSent, Box::new(told)),
+            ))
+            .step(Step::Traffic(0, [1, 1, 1]));
+        if family == Family::V4 {
+            let free = from(&long.with(|p| p.df = false)).bytes();
+            case = case.step(Step::Send(Nic::Back, free, Expect::Drops(Reason::TooBig)));
+        }
+        let joined = from(&answer(2 * MTU));
+        case = case.replies(Nic::Back, Way::Redirect, &joined, replied(2 * MTU));
+        cases.push(case.step(Step::Traffic(0, [1, 2, 1])));
     }
     run_all(&cases)
 }

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
 /// What people thought worth asking. New files go to the end: a case's addresses follow from its place.
-const BY_HAND: [&str; 10] = [
+const BY_HAND: [&str; 11] = [
     include_str!("../src/vm/oracle/cases/basics.txt"),
     include_str!("../src/vm/oracle/cases/fragments.txt"),
     include_str!("../src/vm/oracle/cases/sctp.txt"),
@@ -25,6 +25,7 @@ const BY_HAND: [&str; 10] = [
     include_str!("../src/vm/oracle/cases/accounts.txt"),
     include_str!("../src/vm/oracle/cases/sip.txt"),
     include_str!("../src/vm/oracle/cases/backwards.txt"),
+    include_str!("../src/vm/oracle/cases/replies.txt"),
 ];
 
 /// Numbers of the first case of the table, and of the first one of the sweep.

@@ -153,24 +153,40 @@ fn to_destination<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, seen: &Seen<F>)
     Ok(Verdict::sent(Reason::Bypassed, hop.ifindex, p.ingress()).into())
 }
 
-/// A translated server's packet goes to its connection's client.
+/// The way a server's packet takes to its connection's client.
 #[inline(always)]
-pub fn reply<F: Ip, P: Packet, T: Tables>(
-    p: &mut P,
+pub fn way_back<F: Ip, P: Packet, T: Tables>(
+    p: &P,
     t: &T,
     seen: &Seen<F>,
     hit: &Hit<'_, F>,
+) -> Result<Hop, Reason> {
+    t.route_to_client::<F>(&seen.dst, &hit.entry.vaddr(), p.ingress())
+}
+
+/// Is a server's packet longer than this way carries? Several in one, as the kernel joins them, may be.
+#[inline(always)]
+pub fn too_long<F: Ip, P: Packet>(p: &P, seen: &Seen<F>, hop: &Hop) -> bool {
+    seen.len > hop.mtu && hop.mtu != 0 && !p.joined(seen.len)
+}
+
+/// A server's packet is translated and goes to its connection's client.
+#[inline(always)]
+pub fn reply<F: Ip, P: Packet>(
+    p: &mut P,
+    seen: &Seen<F>,
+    hit: &Hit<'_, F>,
+    hop: &Hop,
 ) -> Result<Step, Reason> {
     let (vaddr, vport) = (hit.entry.vaddr(), hit.entry.vport());
     if !hit.current() {
         return Err(Reason::BucketBusy);
     }
-    let hop = t.route_to_client::<F>(&seen.dst, &vaddr, p.ingress())?;
     if !decrement::<F, P>(p, seen)? {
         return Err(Reason::TtlPassed);
     }
     nat::rewrite(p, seen, nat::Side::Source, &vaddr, vport)?;
-    link::send(p, seen.l3, F::ETHERTYPE, &hop)?;
+    link::send(p, seen.l3, F::ETHERTYPE, hop)?;
     Ok(Verdict::sent(Reason::Replied, hop.ifindex, p.ingress()).into())
 }
 
@@ -188,7 +204,7 @@ fn decrement<F: Ip, P: Packet>(p: &mut P, seen: &Seen<F>) -> Result<bool, Reason
 /// A packet longer than the way carries is to be answered, IPv6 always, IPv4 with DF. Any other is to be cut, which XDP
 /// cannot do: `TooBig`.
 #[inline(always)]
-fn refuses_fragments<F: Ip, P: Packet>(p: &P, seen: &Seen<F>) -> Result<(), Reason> {
+pub fn refuses_fragments<F: Ip, P: Packet>(p: &P, seen: &Seen<F>) -> Result<(), Reason> {
     let header: &F::Header = p.at(seen.l3).ok_or(Reason::Truncated)?;
     if F::HEADER_SUM && !F::dont_fragment(header) { Err(Reason::TooBig) } else { Ok(()) }
 }

@@ -165,9 +165,10 @@ pub fn expect<F: Ip, T: Tables>(t: &T, work: &Work<F>, slot: u32, how: u32) -> u
 /// Sends a server's packet of the control connection on.
 #[inline(never)]
 pub fn send_reply<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, seen: &Seen<F>, slot: u32) -> Step {
-    match find(t, seen, slot, true) {
-        Some(hit) => forward::reply(p, t, seen, &hit).into(),
-        None => Reason::BucketBusy.into(),
+    let Some(hit) = find(t, seen, slot, true) else { return Reason::BucketBusy.into() };
+    match forward::way_back(p, t, seen, &hit) {
+        Ok(hop) => forward::reply(p, seen, &hit, &hop).into(),
+        Err(reason) => reason.into(),
     }
 }
 

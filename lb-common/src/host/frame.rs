@@ -15,6 +15,8 @@ use crate::wire::{UdpHdr, Wire};
 
 /// Room in front of a frame: what XDP gives less what the kernel keeps there.
 pub const HEADROOM: usize = 256 - 40;
+/// What every NIC carries.
+pub const MTU: u32 = 1500;
 /// XDP refuses to make a frame shorter.
 const SHORTEST: usize = 14;
 
@@ -60,6 +62,10 @@ impl Bytes for SliceFrame {
 impl Packet for SliceFrame {
     fn ingress(&self) -> u32 {
         self.ingress
+    }
+
+    fn joined(&self, len: u32) -> bool {
+        len > MTU
     }
 
     fn at_mut<T: Wire>(&mut self, off: u32) -> Option<&mut T> {

@@ -4,6 +4,7 @@
 //! ```text
 //! ! ipvsadm -A -t V:80 -s rr         a command; following lines `| …` are its standard input
 //! ! sysctl sloppy_tcp=1              one of net.ipv4.vs; the case's end puts the default back
+//! ! narrow C1                        the way to this client carries 1400 bytes
 //! ! mark M1 V tcp 80-90              packets to there, of that protocol and port if they are given, get this mark
 //! > syn C1:40000 V:80 [OPTION...]    the client sends: see shot.rs for what
 //! > syn C1:40000..40007 V:80         the same from several ports

@@ -5,7 +5,7 @@ use super::case::Shot;
 use super::shot::Memory;
 use super::whole::{self, Whole};
 use super::wire::Wire;
-use super::world::{BACK_MAC, FRONT_MAC, SYSCTLS, addresses, colons};
+use super::world::{BACK_MAC, FRONT_MAC, NARROW_MTU, SYSCTLS, addresses, colons};
 use super::{fence, show};
 use crate::net::{Netns, offload, xdp_pass};
 use crate::pace;
@@ -104,13 +104,14 @@ impl Side {
         self.balancer.enter(body)
     }
 
-    /// Types a command: one of ipvsadm's, or `sysctl` or `mark`, which each side has its own words for and which have to
-    /// succeed.
+    /// Types a command: one of ipvsadm's, or `sysctl`, `mark` or `narrow`, which each side has its own words for and which
+    /// have to succeed.
     pub fn command(&mut self, words: &[String], input: &str) -> Result<Option<Said>> {
         let (name, arguments) = words.split_first().context("a command has a word")?;
         match name.as_str() {
             "sysctl" => self.sysctl(arguments.first().context("sysctl NAME=VALUE")?).map(|()| None),
             "mark" => self.mark(arguments).map(|()| None),
+            "narrow" => self.narrow(arguments.first().context("narrow ADDRESS")?).map(|()| None),
             _ => self.ipvsadm(words, input).map(Some),
         }
     }
@@ -184,6 +185,12 @@ impl Side {
                 self.tool("/ours/lb-user", &line)?.ok().map(drop)
             }
         }
+    }
+
+    /// The way to a client gets the MTU of the narrow servers.
+    fn narrow(&self, client: &str) -> Result<()> {
+        let gateway = if client.contains(':') { "fd00::2" } else { "198.51.100.2" };
+        self.balancer.ip(&format!("route add {client} via {gateway} dev eth0 mtu lock {NARROW_MTU}"))
     }
 
     /// What our balancer counted, by reason; kernel IPVS keeps no such account.
