@@ -13,6 +13,12 @@
 mod imp {
     use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+    /// Before each access: under shuttle, another thread may go on here. (Its `sleep` takes no time, and is nothing else.)
+    fn others_first() {
+        #[cfg(feature = "shuttle")]
+        shuttle::thread::sleep(core::time::Duration::ZERO);
+    }
+
     macro_rules! cell {
         ($(#[$doc:meta])* $name:ident, $atomic:ty, $word:ty) => {
             $(#[$doc])*
@@ -27,34 +33,42 @@ mod imp {
                 }
                 /// The word, relaxed.
                 pub fn load(&self) -> $word {
+                    others_first();
                     self.0.load(Ordering::Relaxed)
                 }
                 /// The word; what was published with it is seen too.
                 pub fn load_acquire(&self) -> $word {
+                    others_first();
                     self.0.load(Ordering::Acquire)
                 }
                 /// Writes the word, relaxed.
                 pub fn store(&self, value: $word) {
+                    others_first();
                     self.0.store(value, Ordering::Relaxed);
                 }
                 /// Writes the word and returns the old one; publishes everything written before.
                 pub fn swap(&self, value: $word) -> $word {
+                    others_first();
                     self.0.swap(value, Ordering::AcqRel)
                 }
                 /// Writes `new` if the word is `old`. True if it did.
                 pub fn compare_exchange(&self, old: $word, new: $word) -> bool {
+                    others_first();
                     self.0.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).is_ok()
                 }
                 /// Adds, wrapping, and returns the word before.
                 pub fn fetch_add(&self, value: $word) -> $word {
+                    others_first();
                     self.0.fetch_add(value, Ordering::AcqRel)
                 }
                 /// Subtracts, wrapping, and returns the word before.
                 pub fn fetch_sub(&self, value: $word) -> $word {
+                    others_first();
                     self.0.fetch_sub(value, Ordering::AcqRel)
                 }
                 /// Adds, wrapping; nobody needs the result.
                 pub fn add(&self, value: $word) {
+                    others_first();
                     self.0.fetch_add(value, Ordering::Relaxed);
                 }
             }

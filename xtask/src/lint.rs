@@ -22,7 +22,10 @@ fn format() -> Result<()> {
 
 fn host() -> Result<()> {
     let clippy = ["clippy", "--workspace", "--exclude", "lb-ebpf", "--all-targets", "--", "-D", "warnings"];
-    command::run(&mut command::cargo(clippy))
+    command::run(&mut command::cargo(clippy))?;
+    let shuttle =
+        ["clippy", "--package", "lb-common", "--features", "shuttle", "--tests", "--", "-D", "warnings"];
+    command::run(&mut command::cargo(shuttle))
 }
 
 /// The kernel program is linted for its own target, by the clippy that belongs to its compiler.

@@ -96,7 +96,8 @@ impl Test {
 
     fn unit(&self) -> Result<()> {
         self.cargo_test(&["--workspace", "--exclude", "lb-ebpf", "--exclude", "lb-tests"], &[])?;
-        self.cargo_test(&["--package", "lb-tests", "--lib"], &[])
+        self.cargo_test(&["--package", "lb-tests", "--lib"], &[])?;
+        self.cargo_test(&["--package", "lb-common", "--features", "shuttle", "--test", "interleavings"], &[])
     }
 
     fn integration(&self, layer: Layer) -> Result<()> {
