@@ -2,16 +2,17 @@
 //!
 //! A test run with `repeat` does not put the packet back as it was. So `driver` does, picks the packet's flow, and calls
 //! the program under test, which is `lb` with its real maps, or `floor`, the least a program that sends can do, or `pass`,
-//! which gives the packet to the kernel's own stack.
+//! which gives the packet to the kernel's own stack. `across` and `sink` are for whole cards: what a program that only sends
+//! does there, and where frames end, counted.
 #![no_std]
 #![no_main]
 
 use core::mem::size_of;
 
 use aya_ebpf::bindings::xdp_action;
-use aya_ebpf::helpers::generated::bpf_xdp_adjust_head;
+use aya_ebpf::helpers::generated::{bpf_redirect, bpf_xdp_adjust_head};
 use aya_ebpf::macros::{map, xdp};
-use aya_ebpf::maps::{Array, ProgramArray};
+use aya_ebpf::maps::{Array, PerCpuArray, ProgramArray};
 use aya_ebpf::programs::XdpContext;
 
 /// Words of the packet's head that are put back each time.
@@ -51,6 +52,13 @@ const FIRST_PORT: u16 = 1024;
 static PLAN: Array<Plan> = Array::with_max_entries(1, 0);
 #[map(name = "targets")]
 static TARGETS: ProgramArray = ProgramArray::with_max_entries(3, 0);
+/// Frames that have come to a sink.
+#[map(name = "sunk")]
+static SUNK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// The card that `across` sends by.
+#[unsafe(no_mangle)]
+static OTHER_CARD: u32 = 0;
 
 /// Puts the packet back, gives it a flow, and calls the program under test. Aborted: it could not.
 #[xdp(frags)]
@@ -157,9 +165,36 @@ fn volatile_data(ctx: &XdpContext) -> usize {
 /// The least: the MAC addresses change places, and the packet goes back.
 #[xdp(frags)]
 fn floor(ctx: XdpContext) -> u32 {
+    if swap(&ctx) { xdp_action::XDP_TX } else { xdp_action::XDP_ABORTED }
+}
+
+/// The MAC addresses change places, and the packet leaves by another card.
+#[xdp(frags)]
+fn across(ctx: XdpContext) -> u32 {
+    if !swap(&ctx) {
+        return xdp_action::XDP_ABORTED;
+    }
+    // SAFETY: written before the program is loaded.
+    let card = unsafe { core::ptr::read_volatile(&raw const OTHER_CARD) };
+    // SAFETY: no pointers.
+    unsafe { bpf_redirect(card, 0) as u32 }
+}
+
+/// Counts a frame that has arrived.
+#[xdp(frags)]
+fn sink(_ctx: XdpContext) -> u32 {
+    if let Some(sunk) = SUNK.get_ptr_mut(0) {
+        // SAFETY: this CPU's own.
+        unsafe { *sunk += 1 };
+    }
+    xdp_action::XDP_DROP
+}
+
+#[inline(always)]
+fn swap(ctx: &XdpContext) -> bool {
     let start = ctx.data();
     if start + 12 > ctx.data_end() {
-        return xdp_action::XDP_ABORTED;
+        return false;
     }
     let macs = start as *mut [[u8; 6]; 2];
     // SAFETY: within the length just checked.
@@ -167,7 +202,7 @@ fn floor(ctx: XdpContext) -> u32 {
         let [to, from] = macs.read_unaligned();
         macs.write_unaligned([from, to]);
     }
-    xdp_action::XDP_TX
+    true
 }
 
 /// To the kernel's stack.

@@ -15,6 +15,8 @@ pub enum What {
     Packet(Options),
     /// Processor time of the agent while it checks a thousand servers every second (root)
     Agent(Options),
+    /// Frames a second through cards in namespaces, and HTTP pages a second through each method (root)
+    Wire(Options),
     /// Instructions of a packet, ours and kernel IPVS's side by side, counted in a virtual machine
     Ipvs(Options),
 }
@@ -37,7 +39,8 @@ const RESULTS: &str = "target/bench";
 pub fn run(what: &What) -> Result<()> {
     let (mut bench, options) = match what {
         What::Packet(options) => (packet()?, options),
-        What::Agent(options) => (agent()?, options),
+        What::Agent(options) => (shipped("agent")?, options),
+        What::Wire(options) => (wire()?, options),
         What::Ipvs(options) => (ipvs()?, options),
     };
     bench.current_dir(command::root()).args(["--out", RESULTS]);
@@ -56,13 +59,18 @@ fn packet() -> Result<Command> {
 }
 
 /// The product itself, optimised as it is shipped.
-fn agent() -> Result<Command> {
+fn shipped(verb: &str) -> Result<Command> {
     ensure!(rustix::process::geteuid().is_root(), "the benchmark makes namespaces: run it as root");
     setup::toolchain()?;
     let program = build::lb_user(&build::Options { release: true })?;
-    let mut bench = bench("agent")?;
+    let mut bench = bench(verb)?;
     bench.env("LB_USER_BIN", program);
     Ok(bench)
+}
+
+fn wire() -> Result<Command> {
+    setup::bench()?;
+    shipped("wire")
 }
 
 /// No need of root: the virtual machine has its own.

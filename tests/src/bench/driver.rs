@@ -202,8 +202,17 @@ impl Driver {
 
     /// Runs `packets` packets of a plan, which goes on where they stop.
     pub fn run(&mut self, target: Target, plan: &mut Plan, packets: u32) -> Result<Ran> {
+        self.test(target, plan, packets, target == Target::Stack)
+    }
+
+    /// Sends `packets` packets of a plan out of the card, their MAC addresses exchanged.
+    pub fn send(&mut self, plan: &mut Plan, packets: u32) -> Result<Ran> {
+        self.test(Target::Floor, plan, packets, true)
+    }
+
+    /// `alive`: what the program says is done with the packet.
+    fn test(&mut self, target: Target, plan: &mut Plan, packets: u32, alive: bool) -> Result<Ran> {
         plan.target = target as u32;
-        let alive = target == Target::Stack;
         self.plan.set(0, *plan, 0)?;
         let mut frame = vec![0; plan.len as usize];
         frame[..HEAD].copy_from_slice(&plan.head);
@@ -232,9 +241,18 @@ impl Driver {
 
 /// CPU time of this thread, in nanoseconds.
 pub fn thread_time() -> u64 {
+    time(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// Time that has passed, in nanoseconds.
+pub fn wall_time() -> u64 {
+    time(libc::CLOCK_MONOTONIC)
+}
+
+fn time(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: a place for the answer.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 

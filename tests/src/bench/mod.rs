@@ -6,6 +6,7 @@
 //! - [`report`] and [`plot`]: the table, the file for other programs, the picture.
 //! - [`agent`]: what a thousand servers cost the agent: `cargo xtask bench agent`.
 //! - [`ipvs`]: the same with kernel IPVS beside it, in instructions: `cargo xtask bench ipvs`.
+//! - [`wire`]: frames and pages a second through namespaces: `cargo xtask bench wire`.
 
 pub mod agent;
 pub mod cases;
@@ -14,3 +15,4 @@ pub mod ipvs;
 pub mod measure;
 pub mod plot;
 pub mod report;
+pub mod wire;

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use lb_tests::bench::agent::{self, Check};
 use lb_tests::bench::measure::{self, Effort};
-use lb_tests::bench::{ipvs, plot, report};
+use lb_tests::bench::{ipvs, plot, report, wire};
 use serde_json::Value;
 
 /// Measures the balancer.
@@ -18,6 +18,8 @@ enum Verb {
     Packet(Options),
     /// Processor time of the agent with a thousand servers
     Agent(Options),
+    /// Frames and pages a second through namespaces
+    Wire(Options),
     /// Instructions of a packet in the virtual machine, ours and kernel IPVS's
     Ipvs {
         #[command(flatten)]
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
     let done = match Verb::parse() {
         Verb::Packet(options) => packet(&options),
         Verb::Agent(options) => checks(&options),
+        Verb::Wire(options) => wire(&options),
         Verb::Ipvs { options, guest } => against_ipvs(&options, &guest),
     };
     match done {
@@ -77,6 +80,21 @@ fn checks(options: &Options) -> Result<()> {
         figures.push(figure.json());
     }
     write(&options.out, "agent", &Value::from(figures), |_| Ok(()))
+}
+
+fn wire(options: &Options) -> Result<()> {
+    let effort = if options.quick { wire::Effort::QUICK } else { wire::Effort::WHOLE };
+    let mut figures = wire::Figures::default();
+    if "frames".contains(&options.case) {
+        figures.frames = wire::frames::all(effort)?;
+        println!("{}", wire::frames::HEADING);
+        figures.frames.iter().for_each(|figure| println!("{}", figure.line()));
+    }
+    if "pages".contains(&options.case) {
+        println!("{}", wire::http::HEADING);
+        figures.pages = wire::http::all(effort, |figure| println!("{}", figure.line()))?;
+    }
+    write(&options.out, "wire", &figures.json(), |file| wire::plot::draw(&figures, file))
 }
 
 fn against_ipvs(options: &Options, guest: &Path) -> Result<()> {

@@ -1,4 +1,4 @@
-//! The transmit checksum of a network card, without the ethtool program.
+//! What a network card does for the stack, without the ethtool program.
 
 use anyhow::{Context, Result};
 use std::io;
@@ -14,6 +14,8 @@ struct EthtoolValue {
 /// ETHTOOL_GTXCSUM and ETHTOOL_STXCSUM
 const GET_TX_CHECKSUM: u32 = 0x16;
 const SET_TX_CHECKSUM: u32 = 0x17;
+/// ETHTOOL_SGRO
+const SET_GRO: u32 = 0x2c;
 
 /// Has the local stack compute whole checksums, rather than leave them to a card that a veth end does not have.
 /// A program on the other end then sees finished packets. Segmentation offload goes with it.
@@ -31,6 +33,11 @@ pub fn set_tx_checksum(nic: &str, on: bool) -> Result<()> {
 /// Whether the stack leaves checksums to the card.
 pub fn tx_checksum(nic: &str) -> Result<bool> {
     Ok(ethtool(nic, GET_TX_CHECKSUM, 0).with_context(|| format!("cannot read tx checksum of {nic}"))? != 0)
+}
+
+/// Joins segments as they arrive; a veth end then takes frames in batches, and those that XDP programs send.
+pub fn gro_on(nic: &str) -> Result<()> {
+    ethtool(nic, SET_GRO, 1).map(drop).with_context(|| format!("cannot turn GRO on on {nic}"))
 }
 
 /// One ethtool command on a card of the caller's network namespace; gives the argument as the kernel leaves it.

@@ -18,6 +18,11 @@ pub fn run() -> Result<()> {
     vm::provide()
 }
 
+/// What the benchmark with real servers needs.
+pub fn bench() -> Result<()> {
+    provide(&[packages::TESTS, packages::BENCH].concat())
+}
+
 /// Only what compiling needs.
 pub fn toolchain() -> Result<()> {
     provide(&[])

@@ -48,6 +48,9 @@ pub const TESTS: &[Need] = &[
     },
 ];
 
+/// What a benchmark uses beside.
+pub const BENCH: &[Need] = &[need("wrk", "wrk", "HTTP clients that time their pages")];
+
 /// Debian's Rust 1.96 with the source of `core`: the BPF toolchain where rustup has none.
 pub const TOOLCHAIN: &[Need] = &[
     need("/usr/bin/rustc", "rustc-web", "a compiler whose LLVM fits the BPF linker"),
