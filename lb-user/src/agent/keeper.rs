@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
@@ -38,8 +38,9 @@ pub struct Keeper<S> {
     suspended: Vec<bool>,
     watches: Watches,
     owned: Owned,
-    /// What sync daemons were set to.
+    /// What sync daemons were set to, and when.
     roles: Option<(SyncDaemon, Vec<Role>)>,
+    roles_at: Option<Instant>,
     unsaved: bool,
 }
 
@@ -59,6 +60,7 @@ impl<S: Store> Keeper<S> {
             watches: Watches::new(reports),
             owned: Owned::default(),
             roles: None,
+            roles_at: None,
             unsaved: false,
         }
     }
@@ -252,19 +254,30 @@ impl<S: Store> Keeper<S> {
         }
     }
 
-    /// `lvs_sync_daemon`: the daemons of this machine's roles run, and no others. What could not be done is not tried again
-    /// before something else is wanted.
+    /// `lvs_sync_daemon`: the daemons of this machine's roles run, and no others. One that ended is started again; what cannot
+    /// be done is tried now and then.
     fn follow_role(&mut self) {
+        /// From one try to the next.
+        const AGAIN: Duration = Duration::from_secs(10);
         let daemon = self.config.globals.sync.clone();
         let wanted = daemon.map(|daemon| (daemon, role::wanted(&self.config, &own_addresses())));
-        if self.roles == wanted {
+        let is_new = self.roles != wanted;
+        if !is_new && (wanted.is_none() || self.roles_at.is_some_and(|at| at.elapsed() < AGAIN)) {
             return;
         }
         match self.balancer.store().daemons() {
             Ok(now) => {
-                let names = wanted.iter().flat_map(|(_, roles)| roles).map(|role| role.name());
-                info!("Sync daemons: {}", names.collect::<Vec<_>>().join(" and "));
-                self.carry_out(&role::changes(wanted.as_ref(), &now));
+                let changes = role::changes(wanted.as_ref(), &now);
+                if is_new {
+                    let names = wanted.iter().flat_map(|(_, roles)| roles).map(|role| role.name());
+                    info!("Sync daemons: {}", names.collect::<Vec<_>>().join(" and "));
+                } else if !changes.is_empty() {
+                    warn!("Sync daemons are not as they were set up: set up again");
+                }
+                if is_new || !changes.is_empty() {
+                    self.roles_at = Some(Instant::now());
+                }
+                self.carry_out(&changes);
                 self.roles = wanted;
             }
             Err(why) => error!("IPVS cmd error: {why}"),

@@ -10,9 +10,10 @@ use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
 use rtnetlink::MulticastGroup;
-use tokio::time::{Instant, timeout_at};
-use tracing::{debug, warn};
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::{debug, info, warn};
 
+use crate::bpf::clients::Clients;
 use crate::bpf::follow::{Follower, Neighbour, News};
 use crate::bpf::route::destination;
 
@@ -50,6 +51,29 @@ pub async fn follow(dir: PathBuf) -> Result<()> {
         while let Ok(Some((more, _))) = timeout_at(until, messages.next()).await {
             take(more, &mut news, &mut links);
         }
+    }
+}
+
+/// Has the kernel find out link addresses of clients that servers' answers cannot be sent to for want of them.
+pub async fn look_after_clients(dir: PathBuf) -> Result<()> {
+    /// From one look to the next.
+    const PAUSE: Duration = Duration::from_millis(200);
+    let mut clients = Clients::new(dir);
+    loop {
+        sleep(PAUSE).await;
+        let look = tokio::task::spawn_blocking(move || {
+            match clients.look() {
+                Ok(0) => {}
+                Ok(count) => {
+                    info!("link addresses are missing: the kernel is to ask for those of {count} clients")
+                }
+                Err(why) => {
+                    warn!("link addresses are missing, but clients could not be asked for theirs: {why:#}")
+                }
+            }
+            clients
+        });
+        clients = look.await.context("looking after clients")?;
     }
 }
 

@@ -18,8 +18,8 @@ pub fn wanted(config: &Config, own: &HashSet<IpAddr>) -> Vec<Role> {
     match &daemon.instance {
         None => vec![Role::Master, Role::Backup],
         Some(name) => {
-            let addresses = config.instances.get(name);
-            let here = addresses.is_some_and(|addresses| addresses.iter().any(|addr| own.contains(addr)));
+            let instance = config.instances.get(name);
+            let here = instance.is_some_and(|found| found.addresses.iter().any(|addr| own.contains(addr)));
             vec![if here { Role::Master } else { Role::Backup }]
         }
     }
@@ -39,11 +39,12 @@ fn row(daemon: &SyncDaemon, role: Role) -> DaemonRow {
     DaemonRow {
         role,
         interface: daemon.interface.clone(),
-        syncid: daemon.id,
+        syncid: daemon.id.unwrap_or(0),
         maxlen: daemon.maxlen,
         group: daemon.group,
         port: Port::new(daemon.port),
         ttl: daemon.ttl,
+        resync: daemon.resync.clone(),
     }
 }
 
@@ -58,6 +59,7 @@ mod tests {
     use super::super::config;
     use super::*;
     use crate::cli::save::request_line;
+    use crate::control::model::Resync;
     use std::fs;
 
     const CONFIG: &str = "
@@ -105,6 +107,48 @@ virtual_server 192.0.2.1 80 {
         let both = CONFIG.replace("daemon eth1 VI_1", "daemon eth1");
         assert_eq!(roles(&both, &[]), [Role::Master, Role::Backup]);
         assert_eq!(roles(&CONFIG.replace("lvs_sync_daemon", "router_id"), &["192.0.2.1"]), []);
+    }
+
+    fn first_row(text: &str) -> Option<DaemonRow> {
+        let config = read(text)?;
+        Some(row(config.globals.sync.as_ref()?, Role::Backup))
+    }
+
+    #[test]
+    fn the_number_is_the_instances_where_none_is_said() {
+        let numbered = CONFIG.replace("interface eth0", "interface eth0\n  virtual_router_id 51");
+        let syncid = |text: &str| first_row(text).map(|row| row.syncid);
+        assert_eq!(syncid(&numbered), Some(7));
+        assert_eq!(syncid(&numbered.replace(" id 7", "")), Some(51));
+        assert_eq!(syncid(&numbered.replace("eth1 VI_1 id 7", "eth1")), Some(0));
+    }
+
+    #[test]
+    fn full_resync_is_part_of_the_line() {
+        let words = |words: &str| CONFIG.replace("id 7", words);
+        let resync = |text: &str| first_row(&words(text)).and_then(|row| row.resync);
+        let usual = Resync { key: "/etc/key".into(), port: Resync::PORT, peer: None };
+        assert_eq!(resync("id 7 resync_key /etc/key"), Some(usual.clone()));
+        let all = "resync_peer fd00::1 id 7 resync_port 9000 resync_key /etc/key";
+        assert_eq!(resync(all), Some(Resync { port: 9000, peer: "fd00::1".parse().ok(), ..usual }));
+        // Without an absolute path there is none, and it is said.
+        for wrong in ["resync_key", "resync_key key", "resync_port 9000", "resync_key /etc/key resync_port 0"]
+        {
+            let dir = tempfile::tempdir().expect("a directory");
+            let file = dir.path().join("k.conf");
+            fs::write(&file, words(wrong)).expect("a file");
+            let problems = config::load(&file, "h").problems;
+            assert!(problems.iter().any(|problem| problem.text.starts_with("lvs_sync_daemon: ")), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn another_key_is_another_daemon() {
+        let Some(daemon) = read(CONFIG).and_then(|config| config.globals.sync) else { panic!("no daemon") };
+        let running = [DaemonRow { maxlen: 1472, ..row(&daemon, Role::Backup) }];
+        let resync = Some(Resync { key: "/etc/key".into(), port: Resync::PORT, peer: None });
+        let wanted = (SyncDaemon { resync, ..daemon }, vec![Role::Backup]);
+        assert_eq!(changes(Some(&wanted), &running).len(), 2);
     }
 
     #[test]

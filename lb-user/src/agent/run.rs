@@ -147,8 +147,14 @@ fn listen(sender: &mpsc::UnboundedSender<Input>) -> Result<()> {
     Ok(())
 }
 
-/// Has dests follow the network. Without it, packets still ask the kernel about once a second.
+/// Has dests follow the network, and finds out how to reach clients. Without it, packets still ask the kernel about once a second.
 fn follow_network(pins: PathBuf) {
+    let ours = pins.clone();
+    tokio::spawn(async move {
+        if let Err(why) = network::look_after_clients(ours).await {
+            error!("unknown link addresses of clients are not asked for any more: {why:#}");
+        }
+    });
     tokio::spawn(async move {
         if let Err(why) = network::follow(pins).await {
             error!("changes of the network are not followed any more: {why:#}");

@@ -22,6 +22,7 @@
 //! | [`store`] | all of it behind [`crate::control::store::Store`] |
 //! | [`netlink`], [`route`] | asking the kernel about NICs, routes and neighbours |
 //! | [`follow`] | ways to dests when the network changes |
+//! | [`clients`] | link addresses of clients whose answers come through here |
 //! | [`attach`], [`status`] | what the verbs do |
 //! | [`announce`] | addresses for a routing daemon to tell of |
 //! | [`local`], [`output`] | hooks for clients and for servers on the balancer itself |
@@ -33,6 +34,7 @@ pub mod attach;
 pub mod bpffs;
 pub mod caches;
 pub mod change;
+pub mod clients;
 pub mod clock;
 pub mod conns;
 pub mod create;

@@ -210,24 +210,35 @@ impl Router {
 
     /// Has the kernel find out the link address of a next hop, and keep it fresh from now on, with nobody running.
     pub fn resolve(&mut self, way: &Way) {
-        if way.egress == 0 || way.kind == AddressKind::Local || !self.asked.insert((way.egress, way.next)) {
+        if !self.is_to_be_asked(way) {
             return;
         }
-        // The kernel would take "use this one" as leave to forget that an administrator has set it for good.
-        if self.neighbour_state(way).is_ok_and(|state| state & SET_BY_HAND != 0) {
-            return;
-        }
-        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
-        let mut plain = neighbour(way);
-        plain.header.flags = NeighbourFlags::Use;
-        let mut managed = plain.clone();
+        let mut managed = in_use(way);
         managed.attributes.push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
-        let (managed, plain) =
-            (RouteNetlinkMessage::NewNeighbour(managed), RouteNetlinkMessage::NewNeighbour(plain));
-        let Ok(netlink) = self.netlink() else { return };
         // Not an error: kernels before 5.16 know no such thing, and a full neighbour table may have room later. Packets
         // then have their own way to ask.
-        let _ = netlink.ask(managed, flags).or_else(|_| netlink.ask(plain, flags));
+        let _ = self.put(managed).or_else(|_| self.put(in_use(way)));
+    }
+
+    /// Has the kernel find out the link address of a next hop, once.
+    pub fn ask(&mut self, way: &Way) {
+        if self.is_to_be_asked(way) {
+            // A full neighbour table may have room later.
+            let _ = self.put(in_use(way));
+        }
+    }
+
+    fn is_to_be_asked(&mut self, way: &Way) -> bool {
+        way.egress != 0
+            && way.kind != AddressKind::Local
+            && self.asked.insert((way.egress, way.next))
+            // The kernel would take "use this one" as leave to forget that an administrator has set it for good.
+            && self.neighbour_state(way).map_or(true, |state| state & SET_BY_HAND == 0)
+    }
+
+    fn put(&mut self, neighbour: NeighbourMessage) -> io::Result<()> {
+        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+        self.netlink()?.ask(RouteNetlinkMessage::NewNeighbour(neighbour), flags).map(drop)
     }
 
     /// Waits until the next hop has answered, for a second at the most.
@@ -299,6 +310,13 @@ fn neighbour(way: &Way) -> NeighbourMessage {
         IpAddr::V6(addr) => NeighbourAddress::Inet6(addr),
     };
     message.attributes.push(NeighbourAttribute::Destination(addr));
+    message
+}
+
+/// The same, about to be sent something.
+fn in_use(way: &Way) -> NeighbourMessage {
+    let mut message = neighbour(way);
+    message.header.flags = NeighbourFlags::Use;
     message
 }
 

@@ -228,10 +228,21 @@ fn reasons(dir: &Path) -> Result<Vec<(Reason, u64)>> {
     let mut per_cpu = vec![0u64; cpus];
     let mut all = Vec::new();
     for reason in Reason::ALL {
-        syscall::lookup_per_cpu(map.fd().as_fd(), &(*reason as u32), &mut per_cpu)?;
-        all.push((*reason, per_cpu.iter().fold(0u64, |sum, one| sum.wrapping_add(*one))));
+        all.push((*reason, sum(&map, *reason, &mut per_cpu)?));
     }
     Ok(all)
+}
+
+/// Packets counted under one reason; 0 before anything was attached.
+pub fn counted(dir: &Path, reason: Reason) -> Result<u64> {
+    let Some(map) = traffic("reasons")?.open(dir)? else { return Ok(0) };
+    let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+    Ok(sum(&map, reason, &mut vec![0; cpus])?)
+}
+
+fn sum(map: &aya::maps::MapData, reason: Reason, per_cpu: &mut [u64]) -> std::io::Result<u64> {
+    syscall::lookup_per_cpu(map.fd().as_fd(), &(reason as u32), per_cpu)?;
+    Ok(per_cpu.iter().fold(0, |sum, one| sum.wrapping_add(*one)))
 }
 
 impl Status {

@@ -228,8 +228,7 @@ impl Store for BpfStore {
     }
 
     fn start_daemon(&mut self, row: &DaemonRow) -> Result<()> {
-        daemon::start(&daemon::Options { daemon: row.clone(), bpffs: self.bpffs.clone(), resync: None })
-            .map(drop)
+        daemon::start(&daemon::Options { daemon: row.clone(), bpffs: self.bpffs.clone() })
     }
 
     fn stop_daemon(&mut self, role: Role) -> Result<()> {

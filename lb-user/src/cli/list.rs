@@ -194,7 +194,7 @@ impl<'a> Lister<'a> {
     }
 
     fn daemon(&mut self, daemon: &DaemonRow) -> io::Result<()> {
-        let DaemonRow { role, interface, syncid, maxlen, group, port, ttl } = daemon;
+        let DaemonRow { role, interface, syncid, maxlen, group, port, ttl, resync: _ } = daemon;
         let (role, port) = (role.name(), port.host());
         writeln!(
             self.out,

@@ -209,5 +209,6 @@ fn daemon(said: &Said) -> DaemonRow {
         group,
         port: daemon.port.unwrap_or(MCAST_PORT),
         ttl: daemon.ttl.unwrap_or(MCAST_TTL),
+        resync: None,
     }
 }

@@ -4,6 +4,7 @@
 //! by the address itself, and only mark services carry one of their own.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 
 pub use lb_common::addr::{Family, Port, Proto, family_of};
 pub use lb_common::dest::{Method, TunType};
@@ -385,6 +386,24 @@ pub struct DaemonRow {
     pub port: Port,
     /// Multicast TTL.
     pub ttl: u8,
+    /// Full resync beside the multicast, which ipvsadm knows nothing of.
+    pub resync: Option<Resync>,
+}
+
+/// Full resync, as it is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resync {
+    /// The file with the key.
+    pub key: PathBuf,
+    /// TCP port.
+    pub port: u16,
+    /// A master for a backup to ask from the start.
+    pub peer: Option<IpAddr>,
+}
+
+impl Resync {
+    /// The usual TCP port.
+    pub const PORT: u16 = 8849;
 }
 
 impl DaemonRow {

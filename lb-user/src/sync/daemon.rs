@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ use super::resync::{self, Counts, Offer};
 use super::socket;
 use super::tables::Tables;
 use crate::bpf::syscall;
-use crate::control::model::{DaemonRow, Port, Role};
+use crate::control::model::{DaemonRow, Port, Resync, Role};
 use crate::control::refusal::Refusal;
 
 /// Where the files are; gone with the next boot, as the tables are.
@@ -49,14 +49,12 @@ pub struct Options {
     pub daemon: DaemonRow,
     /// Where the tables are pinned, if not where they usually are.
     pub bpffs: Option<PathBuf>,
-    /// Full resync, if it is wanted.
-    pub resync: Option<resync::Options>,
 }
 
 impl Options {
     /// As words after the verb.
     fn words(&self) -> Vec<String> {
-        let DaemonRow { role, interface, syncid, maxlen, group, port, ttl } = &self.daemon;
+        let DaemonRow { role, interface, syncid, maxlen, group, port, ttl, resync } = &self.daemon;
         let mut words = vec![role.name().to_owned()];
         let mut add = |name: &str, value: String| words.extend([format!("--{name}"), value]);
         add("interface", interface.clone());
@@ -68,10 +66,10 @@ impl Options {
         if let Some(bpffs) = &self.bpffs {
             add("bpffs", bpffs.display().to_string());
         }
-        if let Some(resync) = &self.resync {
-            add("resync-key", resync.file.display().to_string());
-            add("resync-port", resync.port.to_string());
-            if let Some(peer) = resync.peer {
+        if let Some(Resync { key, port, peer }) = resync {
+            add("resync-key", key.display().to_string());
+            add("resync-port", port.to_string());
+            if let Some(peer) = peer {
                 add("resync-peer", peer.to_string());
             }
         }
@@ -143,6 +141,7 @@ impl Running {
             group: state["group"].as_str()?.parse().ok()?,
             port: Port::new(number("port")?.try_into().ok()?),
             ttl: number("ttl")?.try_into().ok()?,
+            resync: resync_of(&state["resync"]),
         };
         Some(Self { daemon, pid: number("pid")?.try_into().ok()?, counts: state["counts"].clone() })
     }
@@ -167,7 +166,16 @@ impl Running {
     }
 }
 
+fn resync_of(state: &Value) -> Option<Resync> {
+    Some(Resync {
+        key: state["key"].as_str()?.into(),
+        port: state["port"].as_u64()?.try_into().ok()?,
+        peer: state["peer"].as_str().and_then(|peer| peer.parse().ok()),
+    })
+}
+
 fn state_of(daemon: &DaemonRow, counts: &Value) -> Value {
+    let resync = daemon.resync.as_ref();
     json!({
         "pid": std::process::id(),
         "interface": daemon.interface,
@@ -176,6 +184,7 @@ fn state_of(daemon: &DaemonRow, counts: &Value) -> Value {
         "group": daemon.group.to_string(),
         "port": daemon.port.host(),
         "ttl": daemon.ttl,
+        "resync": resync.map(|Resync { key, port, peer }| json!({ "key": key, "port": port, "peer": peer })),
         "counts": counts,
     })
 }
@@ -202,8 +211,9 @@ pub fn stop_all() -> Result<(), Refusal> {
     all()?.into_iter().try_for_each(|running| stop(running.daemon.role))
 }
 
-/// Starts a daemon beside this process, and returns when it is at work, or has said why not.
-pub fn start(options: &Options) -> Result<Child, Refusal> {
+/// Starts a daemon beside this process, and returns when it is at work, or has said why not. Who lives as long as the daemon
+/// does has nothing left of it when it ends.
+pub fn start(options: &Options) -> Result<(), Refusal> {
     if find(options.daemon.role)?.is_some() {
         return Err(Refusal::DaemonRuns);
     }
@@ -217,7 +227,8 @@ pub fn start(options: &Options) -> Result<Child, Refusal> {
         BufReader::new(out).read_line(&mut said).context("hearing from the daemon")?;
     }
     if said.trim_end() == READY {
-        return Ok(child);
+        std::thread::spawn(move || child.wait());
+        return Ok(());
     }
     let _ = child.wait();
     let why = said.trim_end();
@@ -312,8 +323,9 @@ impl Daemon {
         };
         let sockets = (0..ports).map(|n| Ok(UdpSocket::from_std(open(&row, n, size)?.into())?));
         let sockets = sockets.collect::<Result<Vec<_>>>()?;
-        let resync = options.resync.as_ref().map(|_| Arc::<Counts>::default());
-        let both = options.resync.clone().zip(resync.clone());
+        let asked = row.resync.as_ref().map(resync::Options::read).transpose()?;
+        let resync = asked.as_ref().map(|_| Arc::<Counts>::default());
+        let both = asked.zip(resync.clone());
         let work = match row.role {
             Role::Master => {
                 if let Some((resync, counts)) = both {

@@ -10,7 +10,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
@@ -32,9 +32,8 @@ use super::tables::Tables;
 use super::wire::Writer;
 use crate::bpf::sync::{Instance, Visitor};
 use crate::bpf::syscall;
+use crate::control::model::Resync;
 
-/// The usual TCP port.
-pub const PORT: u16 = 8849;
 /// One side knows the other by the key alone.
 const PATTERN: &str = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s";
 /// Another version of this protocol has another one.
@@ -54,8 +53,6 @@ const MESSAGE: u16 = 18_432 + 8;
 pub struct Options {
     /// The key.
     key: [u8; 32],
-    /// Where it was read.
-    pub file: PathBuf,
     /// TCP port.
     pub port: u16,
     /// A master to ask from the start.
@@ -64,13 +61,14 @@ pub struct Options {
 
 impl std::fmt::Debug for Options {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Options").field("file", &self.file).field("port", &self.port).finish_non_exhaustive()
+        f.debug_struct("Options").field("port", &self.port).field("peer", &self.peer).finish_non_exhaustive()
     }
 }
 
 impl Options {
     /// With the key in a file: 64 hexadecimal digits, which only its owner may read.
-    pub fn read(file: &Path, port: u16, peer: Option<IpAddr>) -> Result<Self> {
+    pub fn read(asked: &Resync) -> Result<Self> {
+        let Resync { key: file, port, peer } = asked;
         let shown = file.display();
         let mode = fs::metadata(file).with_context(|| format!("reading the key {shown}"))?.mode();
         ensure!(mode & 0o077 == 0, "{shown} can be read by others: `chmod 600 {shown}`");
@@ -78,7 +76,7 @@ impl Options {
         let key = key_of(text.trim()).with_context(|| {
             format!("{shown} holds no key of 64 hexadecimal digits: `openssl rand -hex 32` makes one")
         })?;
-        Ok(Self { key, file: file.to_owned(), port, peer })
+        Ok(Self { key, port: *port, peer: *peer })
     }
 
     fn builder(&self) -> Result<Builder<'_>> {
@@ -362,11 +360,16 @@ mod tests {
 
     use std::os::unix::fs::PermissionsExt as _;
     use std::os::unix::net::UnixStream;
+    use std::path::Path;
 
     use super::*;
 
     fn options(key: u8) -> Options {
-        Options { key: [key; 32], file: PathBuf::new(), port: PORT, peer: None }
+        Options { key: [key; 32], port: Resync::PORT, peer: None }
+    }
+
+    fn asked(key: &Path) -> Resync {
+        Resync { key: key.to_owned(), port: Resync::PORT, peer: None }
     }
 
     /// Both ends, as far as they get.
@@ -417,13 +420,13 @@ mod tests {
         let read = |text: &str, mode: u32| {
             fs::write(&file, text).unwrap();
             fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
-            Options::read(&file, PORT, None).map(|options| options.key).map_err(|why| format!("{why:#}"))
+            Options::read(&asked(&file)).map(|options| options.key).map_err(|why| format!("{why:#}"))
         };
         let text = "0123456789abcdef".repeat(4);
         assert_eq!(read(&format!("{text}\n"), 0o600).unwrap()[..3], [0x01, 0x23, 0x45]);
         assert!(read(&text, 0o640).unwrap_err().contains("chmod 600"));
         assert!(read(&text[1..], 0o600).unwrap_err().contains("openssl rand -hex 32"));
         assert!(read(&format!("{}+0", &text[2..]), 0o600).is_err());
-        assert!(Options::read(&folder.path().join("no"), PORT, None).is_err());
+        assert!(Options::read(&asked(&folder.path().join("no"))).is_err());
     }
 }

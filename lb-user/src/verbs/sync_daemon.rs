@@ -8,9 +8,8 @@ use anyhow::{Result, anyhow};
 use super::Pins;
 use crate::agent::log;
 use crate::bpf::route;
-use crate::control::model::{DaemonRow, Port, Role};
+use crate::control::model::{DaemonRow, Port, Resync, Role};
 use crate::sync::daemon::{self, Options};
-use crate::sync::resync;
 
 /// Tell other balancers of connections (master), or hear of theirs (backup), until stopped
 #[derive(Clone, Debug, clap::Args)]
@@ -41,7 +40,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub resync_key: Option<PathBuf>,
     /// TCP port of full resync
-    #[arg(long, value_name = "PORT", default_value_t = resync::PORT, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "PORT", default_value_t = Resync::PORT, value_parser = clap::value_parser!(u16).range(1..))]
     pub resync_port: u16,
     /// A master for a backup to ask from the start, heard or not
     #[arg(long, value_name = "ADDRESS", requires = "resync_key")]
@@ -79,6 +78,8 @@ fn work(args: &Args) -> Result<()> {
     if !args.detached {
         log::start(log::Format::Text);
     }
+    let resync =
+        args.resync_key.clone().map(|key| Resync { key, port: args.resync_port, peer: args.resync_peer });
     let daemon = DaemonRow {
         role: args.role,
         interface: args.interface.clone(),
@@ -87,10 +88,8 @@ fn work(args: &Args) -> Result<()> {
         group: args.group,
         port: Port::new(args.port),
         ttl: args.ttl,
+        resync,
     };
     let daemon = daemon.resolved(route::mtu(&args.interface)?);
-    let key = args.resync_key.as_ref();
-    let resync =
-        key.map(|file| resync::Options::read(file, args.resync_port, args.resync_peer)).transpose()?;
-    daemon::run(&Options { daemon, bpffs: args.pins.wanted(), resync }, args.detached)
+    daemon::run(&Options { daemon, bpffs: args.pins.wanted() }, args.detached)
 }

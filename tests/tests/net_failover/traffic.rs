@@ -9,6 +9,8 @@ use std::env;
 pub struct Traffic<'m> {
     method: &'m str,
     flows: [Flows; 2],
+    /// Opened later.
+    more: Vec<Flows>,
 }
 
 impl<'m> Traffic<'m> {
@@ -20,7 +22,20 @@ impl<'m> Traffic<'m> {
         for flows in &flows {
             ensure!(flows.servers().len() > 1, "all on one server: {:?}", flows.servers());
         }
-        Ok(Self { method, flows })
+        Ok(Self { method, flows, more: Vec::new() })
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        2 * (connections() / 2)
+    }
+
+    /// Opens further ones, a few of each family.
+    pub fn more(&mut self, set: &Topology) -> Result<()> {
+        for vip in set.vip(80) {
+            self.more.push(Flows::start(&set.client.netns, vip, 8)?);
+        }
+        Ok(())
     }
 
     /// Each of them is answered from now on, by the server it always had.
@@ -30,7 +45,8 @@ impl<'m> Traffic<'m> {
             let checked = flows.check().with_context(|| what.clone())?;
             println!("{what}: {checked}");
         }
-        Ok(())
+        let more = self.more.iter().try_for_each(|flows| flows.check().map(drop));
+        more.with_context(|| format!("{}, opened later, {when}", self.method))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Two balancers with keepalived's VRRP and our agent on each, both with the same file.
 
+use crate::sync_files::SyncFiles;
 use crate::traffic::Traffic;
 use anyhow::{Context, Result, ensure};
 use lb_tests::agent::Agent;
@@ -17,13 +18,13 @@ const SOON: Duration = Duration::from_secs(20);
 pub fn vrrp_direct_routing() -> Result<()> {
     needs()?;
     let plan = Plan::new("192.168.26.200", &["192.168.26.155", "192.168.26.156"])?;
-    survives("direct routing", &Pair::dr(&plan)?, include_str!("../../../dist/examples/failover-dr.conf"))
+    same_file("direct routing", &Pair::dr(&plan)?, include_str!("../../../dist/examples/failover-dr.conf"))
 }
 
 pub fn vrrp_tunnel() -> Result<()> {
     needs()?;
     let plan = Plan::new("203.0.113.100", &["192.168.26.155", "192.168.26.156"])?;
-    survives("tunnels", &Pair::tun(&plan)?, include_str!("../../../dist/examples/failover-tunnel.conf"))
+    same_file("tunnels", &Pair::tun(&plan)?, include_str!("../../../dist/examples/failover-tunnel.conf"))
 }
 
 /// `use_vmac`: the VIP has a MAC address of its own, on a device above the card, and takes it along.
@@ -33,37 +34,22 @@ pub fn vrrp_virtual_mac() -> Result<()> {
     let config = include_str!("../../../dist/examples/failover-dr.conf");
     let config = config.replace("advert_int 0.25", "advert_int 0.25\n    use_vmac\n    vmac_xmit_base");
     let pair = Pair::dr(&plan)?;
-    survives("virtual MAC", &pair, &config)?;
+    same_file("virtual MAC", &pair, &config)?;
     let known = pair.set.client.netns.run(&["ip", "neighbour", "show", "192.168.26.200"])?.ok()?;
     ensure!(known.contains("00:00:5e:00:01:33"), "the client knows the VIP as {known}");
     Ok(())
 }
 
-/// `lvs_sync_daemon` with an instance: the role is the one VRRP gives, seen from where the address is.
-pub fn roles_follow_the_address() -> Result<()> {
-    need::network()?;
-    let plan = Plan::new("192.168.26.200", &["192.168.26.155", "192.168.26.156"])?;
-    let pair = Pair::dr(&plan)?;
-    let host = pair.balancers()[0];
-    let lab = Lab::at(&host.netns)?;
-    lab.ok("lb-user attach eth0")?;
-    let common = include_str!("../../../dist/examples/failover-dr.conf");
-    let config = format!("global_defs {{\n lvs_sync_daemon eth0 VI_1\n}}\n{common}");
-    let mut agent = Agent::start_with(&lab, &host.netns, &config, &["--id", NAMES[0], "--purge-on-exit"])?;
-    let roles = |wanted: &[&str]| {
-        let said = || {
-            let log = agent.log();
-            let roles = log.lines().filter_map(|line| line.split_once("Sync daemons: "));
-            (roles.map(|(_, role)| role.to_owned()).collect::<Vec<_>>() == wanted).then_some(())
-        };
-        run::until(Duration::from_secs(5), &format!("{wanted:?}"), said).with_context(|| agent.log())
-    };
-    roles(&["backup"])?;
-    lab.ok("ip address add 192.168.26.200/32 dev eth0")?;
-    roles(&["backup", "master"])?;
-    lab.ok("ip address del 192.168.26.200/32 dev eth0")?;
-    roles(&["backup", "master", "backup"])?;
-    agent.stop()
+/// Address translation, which takes connection sync: the balancer that takes over has been told of the connections, and the
+/// one that comes back is given all that were made without it.
+pub fn vrrp_nat() -> Result<()> {
+    needs()?;
+    let plan = Plan::new("203.0.113.100", &["192.168.26.155", "192.168.26.156"])?;
+    let vrrp = include_str!("../../../dist/examples/failover-nat.conf");
+    let files = SyncFiles::new(vrrp, "7")?;
+    let agent = files.agents(include_str!("../../../dist/examples/failover-nat-agent.conf"))?;
+    let pair = Pair::nat(&plan)?;
+    survives(&Scene { method: "NAT", pair: &pair, vrrp, agent: &agent, synced: true })
 }
 
 fn needs() -> Result<()> {
@@ -71,44 +57,77 @@ fn needs() -> Result<()> {
     Ok(need::programs(&["keepalived"])?)
 }
 
+/// keepalived and the agent read the same file, and no connection is told.
+fn same_file(method: &str, pair: &Pair, config: &str) -> Result<()> {
+    survives(&Scene { method, pair, vrrp: config, agent: config, synced: false })
+}
+
+/// What both balancers are given.
+struct Scene<'c> {
+    method: &'c str,
+    pair: &'c Pair,
+    /// keepalived's file.
+    vrrp: &'c str,
+    /// The agent's.
+    agent: &'c str,
+    /// Connections are told; without that both balancers have to come to the same server by themselves.
+    synced: bool,
+}
+
 /// Everything that can happen to the first balancer, and its return each time.
-fn survives(method: &str, pair: &Pair, config: &str) -> Result<()> {
+fn survives(scene: &Scene<'_>) -> Result<()> {
+    let pair = scene.pair;
     let hosts = pair.balancers();
     let labs = [Lab::at(&hosts[0].netns)?, Lab::at(&hosts[1].netns)?];
-    let _agents = [
-        balances(pair, &labs[0], hosts[0], config, NAMES[0])?,
-        balances(pair, &labs[1], hosts[1], config, NAMES[1])?,
-    ];
-    let mut vrrp = keepalived::start(&hosts[0].netns, config, NAMES[0])?;
+    let agents =
+        [balances(scene, &labs[0], hosts[0], NAMES[0])?, balances(scene, &labs[1], hosts[1], NAMES[1])?];
+    let mut vrrp = keepalived::start(&hosts[0].netns, scene.vrrp, NAMES[0])?;
     holds(pair, hosts[0], true)?;
-    let _standby = keepalived::start(&hosts[1].netns, config, NAMES[1])?;
-    let traffic = Traffic::start(method, &pair.set)?;
+    let _standby = keepalived::start(&hosts[1].netns, scene.vrrp, NAMES[1])?;
+    let mut traffic = Traffic::start(scene.method, &pair.set)?;
     traffic.flows("before")?;
+    if scene.synced {
+        told(&labs, traffic.count()).with_context(|| agents[1].log())?;
+    }
 
     vrrp.kill();
     holds(pair, hosts[1], true)?;
     traffic.flows("kill -9")?;
-    vrrp = keepalived::start(&hosts[0].netns, config, NAMES[0])?;
+    // These the first balancer has never seen when it comes back.
+    traffic.more(&pair.set)?;
+    vrrp = keepalived::start(&hosts[0].netns, scene.vrrp, NAMES[0])?;
     came_back(pair, &vrrp)?;
-    traffic.flows("back after kill -9")?;
+    traffic.flows("back after kill -9").with_context(|| agents[0].log())?;
 
     let switch = pair.set.switches().first().context("a segment")?;
     switch.cable(&hosts[0].netns, "eth0", false)?;
     holds(pair, hosts[1], true)?;
-    traffic.flows("link down")?;
+    traffic.flows("link down").with_context(|| agents[1].log())?;
     switch.cable(&hosts[0].netns, "eth0", true)?;
     came_back(pair, &vrrp)?;
     traffic.flows("back after link down")
 }
 
 /// Has a balancer do its work, whoever has the address.
-fn balances<'l>(pair: &Pair, lab: &'l Lab, host: &'l Host, config: &str, name: &str) -> Result<Agent<'l>> {
-    let nics = ["eth0", "eth1"][..pair.nics()].join(" ");
-    lab.ok(&format!("lb-user attach {nics}\nlb-user sysctl sloppy_tcp=1"))?;
-    let agent = Agent::start_with(lab, &host.netns, config, &["--id", name])?;
+fn balances<'l>(scene: &Scene<'_>, lab: &'l Lab, host: &'l Host, name: &str) -> Result<Agent<'l>> {
+    let nics = ["eth0", "eth1"][..scene.pair.nics()].join(" ");
+    let sloppy = u8::from(!scene.synced);
+    lab.ok(&format!("lb-user attach {nics}\nlb-user sysctl sloppy_tcp={sloppy}"))?;
+    let agent = Agent::start_with(lab, &host.netns, scene.agent, &["--id", name])?;
     let checked = "TCP connection to [192.168.26.156]:tcp:80 success.";
     run::until(SOON, checked, || agent.log().contains(checked).then_some(()))?;
     Ok(agent)
+}
+
+/// Waits until the second balancer knows of all connections.
+fn told(labs: &[Lab; 2], count: usize) -> Result<()> {
+    let mut known = 0;
+    let all = run::until(SOON, "connections on the standby", || {
+        let listing = labs[1].ok("ipvsadm -Lnc").ok()?;
+        known = listing.lines().filter(|line| line.contains("ESTABLISHED")).count();
+        (known >= count).then_some(())
+    });
+    all.with_context(|| format!("{known} of {count}"))
 }
 
 /// Waits until the VIP is where it belongs, and only there.

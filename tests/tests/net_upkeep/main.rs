@@ -12,6 +12,7 @@ lb_tests::tests! {
     objects_say_what_they_are_about,
     a_server_gets_another_link_address,
     ways_to_servers_come_and_go,
+    a_client_nobody_knows_gets_answers,
     a_dead_neighbour_is_shown,
     the_agent_keeps_what_it_needs,
     scripts_have_no_rights,

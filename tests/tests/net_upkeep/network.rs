@@ -8,6 +8,7 @@ use lb_tests::topo::{self, Dual, Host, Plan};
 use lb_tests::{need, pace, run};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// From the change to the first answer.
@@ -116,6 +117,49 @@ pub fn ways_to_servers_come_and_go() -> Result<()> {
     comes(true, "the second gateway")?;
     balancer.netns.ip("link set eth1 up")?;
     comes(false, "the card again")
+}
+
+/// Under address translation answers go to clients without the kernel's stack, which alone asks for link addresses. Here
+/// nobody tells the balancer the client's: the client knows the balancer's for good, and has no reason to ask.
+pub fn a_client_nobody_knows_gets_answers() -> Result<()> {
+    need::network()?;
+    let set = topo::nat(&Plan::new("192.168.26.200", &["192.168.27.155"])?)?;
+    let (balancer, client) = (&set.balancer.netns, &set.client.netns);
+    let lab = Lab::at(balancer)?;
+    lab.ok("lb-user attach eth0 eth1")?;
+    let link = balancer.run(&["cat", "/sys/class/net/eth0/address"])?.ok()?;
+    for (nth, vip) in set.vip(80).into_iter().enumerate() {
+        let server = set.servers[0].address.with_port(80)[nth];
+        lab.ok(&format!("ipvsadm -A -t {vip} -s rr\nipvsadm -a -t {vip} -r {server} -m"))?;
+        answer(client, vip).context("an answer to begin with")?;
+        let gateway = set.balancer.address.both()[nth];
+        client.ip(&format!("neighbour replace {gateway} lladdr {} dev eth0 nud permanent", link.trim()))?;
+    }
+    let forget = || {
+        let of = |family| balancer.run(&["ip", family, "neighbour", "flush", "dev", "eth0"])?.ok().map(drop);
+        ["-4", "-6"].into_iter().try_for_each(of)?;
+        // The packet path asks the kernel once a second.
+        thread::sleep(Duration::from_millis(1500));
+        Ok::<_, anyhow::Error>(())
+    };
+    forget()?;
+    for vip in set.vip(80) {
+        ensure!(answer(client, vip).is_none(), "{vip} answers with nobody's help");
+    }
+    ensure!(lab.ok("lb-user status")?.contains("no-neighbour"), "answers were lost for another reason");
+    let _agent = Agent::start(&lab, balancer, "")?;
+    for vip in set.vip(80) {
+        answers_after_nothing(client, vip)?;
+        forget()?;
+        answers_after_nothing(client, vip)?;
+    }
+    Ok(())
+}
+
+/// Asks for new connections until there is an answer.
+fn answers_after_nothing(client: &Netns, at: SocketAddr) -> Result<()> {
+    let answered = || answer(client, at).map(drop);
+    run::until(Duration::from_secs(10), &format!("an answer of {at}"), answered)
 }
 
 pub fn a_dead_neighbour_is_shown() -> Result<()> {

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use super::problem::Place;
 pub use crate::control::model::OnDown;
-use crate::control::model::{DestConf, DestId, Family, Method, Netmask, Port, Proto, ServiceId, family_of};
+use crate::control::model::{
+    DestConf, DestId, Family, Method, Netmask, Port, Proto, Resync, ServiceId, family_of,
+};
 use crate::control::request::ServiceAsk;
 
 /// A whole configuration.
@@ -17,8 +19,8 @@ use crate::control::request::ServiceAsk;
 pub struct Config {
     /// `global_defs`, as far as it touches balancing.
     pub globals: Globals,
-    /// VRRP's instances, which are keepalived's, with the addresses they move.
-    pub instances: HashMap<String, Vec<IpAddr>>,
+    /// VRRP's instances, which are keepalived's.
+    pub instances: HashMap<String, Instance>,
     /// In the order of the file.
     pub servers: Vec<VirtualServer>,
 }
@@ -40,6 +42,15 @@ pub struct Globals {
     pub fifos: Vec<PathBuf>,
 }
 
+/// What matters here of a `vrrp_instance`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Instance {
+    /// The addresses it moves.
+    pub addresses: Vec<IpAddr>,
+    /// `virtual_router_id`.
+    pub router: Option<u8>,
+}
+
 /// `lvs_sync_daemon`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyncDaemon {
@@ -49,8 +60,8 @@ pub struct SyncDaemon {
     pub interface: String,
     /// The VRRP instance whose state decides the role; none: both roles run.
     pub instance: Option<String>,
-    /// `id`, 0 to 255.
-    pub id: u8,
+    /// `id`, or the instance's `virtual_router_id`; none where neither is said.
+    pub id: Option<u8>,
     /// `maxlen`; 0: the usual.
     pub maxlen: u16,
     /// UDP `port`.
@@ -59,6 +70,8 @@ pub struct SyncDaemon {
     pub ttl: u8,
     /// Multicast `group`.
     pub group: IpAddr,
+    /// Ours: `resync_key`, `resync_port` and `resync_peer`.
+    pub resync: Option<Resync>,
 }
 
 /// A `virtual_server` block.

@@ -1,12 +1,13 @@
 //! `global_defs`, `track_file` and `SSL`.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::values::{boolean, number};
 use super::{Reader, TrackFile};
 use crate::agent::config::model::{SyncDaemon, Tls};
 use crate::agent::config::tree::Statement;
+use crate::control::model::Resync;
 
 impl Reader<'_> {
     pub(super) fn globals(&mut self, block: &[Statement]) {
@@ -78,25 +79,38 @@ impl Reader<'_> {
             place: statement.place.clone(),
             interface,
             instance: None,
-            id: 0,
+            id: None,
             maxlen: 0,
             port: 8848,
             ttl: 1,
             group: Ipv4Addr::new(224, 0, 0, 81).into(),
+            resync: None,
         };
+        let usual = Resync { key: PathBuf::new(), port: Resync::PORT, peer: None };
+        let mut resync = usual.clone();
         let mut words = statement.rest().iter().skip(1).map(String::as_str).peekable();
         // In old files the instance stands without its `inst`.
-        let known = |word: &&str| matches!(*word, "inst" | "id" | "maxlen" | "port" | "ttl" | "group");
+        let known = |word: &&str| {
+            matches!(*word, "inst" | "id" | "maxlen" | "port" | "ttl" | "group")
+                || word.starts_with("resync_")
+        };
         if let Some(name) = words.next_if(|word| !known(word)) {
             daemon.instance = Some(name.to_owned());
         }
         while let Some(word) = words.next() {
             let value = words.next();
-            let fits = value.is_some_and(|value| set_sync(&mut daemon, word, value).is_some());
+            let fits = value.is_some_and(|value| {
+                set_sync(&mut daemon, word, value).or_else(|| set_resync(&mut resync, word, value)).is_some()
+            });
             if !fits {
                 let value = value.unwrap_or_default();
                 self.warn(statement, format!("lvs_sync_daemon: `{word} {value}` is not understood"));
             }
+        }
+        if !resync.key.as_os_str().is_empty() {
+            daemon.resync = Some(resync);
+        } else if resync != usual {
+            self.warn(statement, "lvs_sync_daemon: without resync_key there is no full resync");
         }
         Some(daemon)
     }
@@ -142,11 +156,21 @@ impl Reader<'_> {
 fn set_sync(daemon: &mut SyncDaemon, word: &str, value: &str) -> Option<()> {
     match word {
         "inst" => daemon.instance = Some(value.to_owned()),
-        "id" => daemon.id = value.parse().ok()?,
+        "id" => daemon.id = Some(value.parse().ok()?),
         "maxlen" => daemon.maxlen = value.parse().ok()?,
         "port" => daemon.port = value.parse().ok().filter(|port| *port != 0)?,
         "ttl" => daemon.ttl = value.parse().ok().filter(|ttl| *ttl != 0)?,
         "group" => daemon.group = value.parse().ok().filter(IpAddr::is_multicast)?,
+        _ => return None,
+    }
+    Some(())
+}
+
+fn set_resync(resync: &mut Resync, word: &str, value: &str) -> Option<()> {
+    match word {
+        "resync_key" => resync.key = Path::new(value).is_absolute().then(|| value.into())?,
+        "resync_port" => resync.port = value.parse().ok().filter(|port| *port != 0)?,
+        "resync_peer" => resync.peer = Some(value.parse().ok()?),
         _ => return None,
     }
     Some(())

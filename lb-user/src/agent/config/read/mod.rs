@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use super::model::{Config, Globals, Tls};
+use super::model::{Config, Globals, Instance, Tls};
 use super::problem::{Place, Problems, Severity};
 use super::tree::Statement;
 use group::Group;
@@ -67,7 +67,7 @@ struct Reader<'p> {
     groups: HashMap<String, Group>,
     files: HashMap<String, TrackFile>,
     bfd: Vec<String>,
-    instances: HashMap<String, Vec<IpAddr>>,
+    instances: HashMap<String, Instance>,
     ssl: Tls,
 }
 
@@ -124,31 +124,34 @@ impl Reader<'_> {
         }
     }
 
-    /// Of a vrrp_instance only its addresses matter here: whether the machine has them says who is master.
+    /// Of a vrrp_instance its addresses matter here: whether the machine has them says who is master.
     fn instance(&mut self, statement: &Statement) {
-        let mut addresses = Vec::new();
+        let mut found = Instance::default();
         for line in statement.block.iter().flatten() {
             match line.keyword() {
                 "virtual_ipaddress" | "virtual_ipaddress_excluded" => {
                     let lines = line.block.iter().flatten();
-                    addresses.extend(lines.filter_map(|line| {
+                    found.addresses.extend(lines.filter_map(|line| {
                         line.keyword().split('/').next().and_then(|addr| addr.parse::<IpAddr>().ok())
                     }));
                 }
+                "virtual_router_id" => found.router = line.word(1).and_then(|word| word.parse().ok()),
                 "lvs_sync_daemon_interface" => {
                     self.note(line, "obsolete: use `lvs_sync_daemon` in global_defs");
                 }
                 _ => {}
             }
         }
-        self.instances.extend(statement.word(1).map(|name| (name.to_owned(), addresses)));
+        self.instances.extend(statement.word(1).map(|name| (name.to_owned(), found)));
     }
 
-    /// `lvs_sync_daemon` may name one of them.
+    /// `lvs_sync_daemon` may name one of them, and is of its number then.
     fn instance_of_sync(&mut self) {
-        let Some(daemon) = &self.globals.sync else { return };
+        let Some(daemon) = &mut self.globals.sync else { return };
         let Some(name) = &daemon.instance else { return };
-        if self.instances.get(name).is_none_or(Vec::is_empty) {
+        let instance = self.instances.get(name);
+        daemon.id = daemon.id.or(instance.and_then(|instance| instance.router));
+        if instance.is_none_or(|instance| instance.addresses.is_empty()) {
             let text = format!("lvs_sync_daemon: no vrrp_instance {name} with addresses here: always backup");
             self.problems.warn(&daemon.place, text);
         }
