@@ -77,7 +77,7 @@ fn wanted(arguments: &Arguments, case: &Case) -> bool {
 /// The command that runs a case alone.
 fn alone(case: &Case) -> String {
     let full = if case.number >= SWEEP { "--full " } else { "" };
-    format!("cargo xtask test vm {full}--only {}", case.name)
+    format!("cargo xtask test vm {full}--exact --only {}", case.name)
 }
 
 fn judged(

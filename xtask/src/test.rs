@@ -23,6 +23,9 @@ pub struct Options {
     /// Only tests whose name contains this
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
+    /// Only the test whose whole name that is
+    #[arg(long, requires = "only")]
+    exact: bool,
 }
 
 /// A group of tests with the same needs.
@@ -50,7 +53,8 @@ enum Outcome {
 pub fn run(options: &Options) -> Result<()> {
     setup::run()?;
     let lb_user = build::lb_user(&build::Options::default())?;
-    let test = Test { lb_user, only: options.only.clone(), full: options.full };
+    let only = options.only.iter().cloned().chain(options.exact.then(|| "--exact".to_owned())).collect();
+    let test = Test { lb_user, only, full: options.full };
     let mut results = Vec::new();
     for layer in chosen(options) {
         eprintln!("\n== {}", layer.name());
@@ -75,7 +79,8 @@ fn chosen(options: &Options) -> Vec<Layer> {
 
 struct Test {
     lb_user: PathBuf,
-    only: Option<String>,
+    /// Words for the harnesses: which tests.
+    only: Vec<String>,
     full: bool,
 }
 
