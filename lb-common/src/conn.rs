@@ -116,10 +116,14 @@ pub mod tag {
     pub const ORPHAN: u32 = 1 << 11;
     /// A template of a persistence engine: client and client port are a hash, `calls` says of whom.
     pub const ENGINE: u32 = 1 << 12;
+    /// A connection of which a later one, of another server, has the client's packets: only replies find it.
+    pub const EARLIER: u32 = 1 << 13;
     /// What belongs to the bucket.
     pub const BUCKET: u32 = LOCK | OVERFLOW;
     /// What belongs to the key.
-    pub const KEY: u32 = PROTO | TEMPLATE | ORPHAN | ENGINE;
+    pub const KEY: u32 = PROTO | TEMPLATE | ORPHAN | ENGINE | EARLIER;
+    /// What belongs to it for replies.
+    pub const REPLY_KEY: u32 = KEY & !EARLIER;
     /// Where a template keeps the low part of its timeout.
     pub const TIMEOUT_SHIFT: u32 = 16;
 }
@@ -288,7 +292,7 @@ impl Entry<A4> for Entry4 {
     fn is_client(&self, client: &A4, port: Port, proto: Proto) -> bool {
         self.client.load() == client.0
             && self.ports.load() as u16 == port.wire()
-            && self.tag.load() & tag::KEY == proto.0 as u32
+            && self.tag.load() & tag::REPLY_KEY == proto.0 as u32
     }
     #[inline(always)]
     fn is_service(&self, vaddr: &A4, vport: Port) -> bool {
@@ -357,7 +361,7 @@ impl Entry<A6> for Entry6 {
     #[inline(always)]
     fn is_client(&self, client: &A6, port: Port, proto: Proto) -> bool {
         self.ports.load() as u16 == port.wire()
-            && self.tag.load() & tag::KEY == proto.0 as u32
+            && self.tag.load() & tag::REPLY_KEY == proto.0 as u32
             && same(&self.client, client)
     }
     #[inline(always)]

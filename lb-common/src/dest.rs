@@ -3,6 +3,7 @@
 use crate::addr::{Addr, Port, Proto};
 use crate::cell::{Cell32, Cell64};
 use crate::conn::bound;
+use crate::service::ServiceKey;
 
 /// How packets reach a dest. IPVS's numbers.
 #[repr(u8)]
@@ -270,8 +271,12 @@ pub struct Dest {
     pub record: Cell32,
     /// The service's protocol (first byte), 1 for one by mark (second byte), and virtual port (upper half, wire order).
     pub virtual_port: Cell32,
-    /// Zero.
-    pub spare: [Cell32; 13],
+    /// The key of the service it belongs or belonged to, as it lies in memory.
+    owner: [Cell32; 6],
+    /// The control side's own.
+    pub spare: [Cell32; 6],
+    /// The greater, the later it was added to its service.
+    pub born: Cell32,
 }
 
 impl Dest {
@@ -316,6 +321,28 @@ impl Dest {
     pub fn tunnel(&self) -> (u8, u8, Port) {
         let b = self.tunnel.load().to_ne_bytes();
         (b[0], b[1], Port::from_wire(u16::from_ne_bytes([b[2], b[3]])))
+    }
+    /// The key of the service it belongs or belonged to.
+    #[inline(always)]
+    pub fn owner(&self) -> ServiceKey {
+        let word = |i: usize| self.owner[i].load();
+        let last = word(5).to_ne_bytes();
+        ServiceKey {
+            addr: Addr::from_words([word(0), word(1), word(2), word(3)]),
+            mark: word(4),
+            port: Port::from_wire(u16::from_ne_bytes([last[0], last[1]])),
+            proto: Proto(last[2]),
+            family: last[3],
+        }
+    }
+    /// Makes it one of the service with this key.
+    pub fn set_owner(&self, key: &ServiceKey) {
+        let [a, b, c, d] = key.addr.words();
+        let port = key.port.wire().to_ne_bytes();
+        let last = u32::from_ne_bytes([port[0], port[1], key.proto.0, key.family]);
+        self.owner.iter().zip([a, b, c, d, key.mark, last]).for_each(|(cell, word)| cell.store(word));
+        let by_mark = u8::from(key.mark != 0);
+        self.virtual_port.store(u32::from_ne_bytes([key.proto.0, by_mark, port[0], port[1]]));
     }
     /// Does its service take packets of this protocol? A mark takes all.
     #[inline(always)]

@@ -6,6 +6,7 @@
 //! | [`parse`], [`wire`], [`packet`] | from bytes to what the pass needs to know; headers; the trait over a frame |
 //! | [`ip`] | IPv4 and IPv6 behind one trait |
 //! | [`admit`], [`persist`] | a packet without a connection: service, template, scheduler, new entry |
+//! | [`conn_out`], [`servers`] | connections that servers begin; dests by their address |
 //! | [`text`], [`sip`] | payloads read as text; the Call-ID of persistence engine sip |
 //! | [`ftp`] | FTP under NAT: control connections are read, data connections follow them |
 //! | [`table`], [`conn`] | the connection table: its protocol, its layout |
@@ -43,6 +44,7 @@ pub mod admit;
 pub mod cell;
 pub mod checksum;
 pub mod conn;
+pub mod conn_out;
 pub mod crc32c;
 pub mod defence;
 pub mod dest;
@@ -66,6 +68,7 @@ pub mod reason;
 pub mod related;
 pub mod request;
 pub mod sched;
+pub mod servers;
 pub mod service;
 pub mod settings;
 pub mod sip;

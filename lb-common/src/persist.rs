@@ -119,16 +119,44 @@ pub fn tie<F: Ip, T: Tables>(
             return Err(Reason::TableFull as u32);
         }
     }
-    let wanted = &work.group;
-    // Found or made a moment ago; another CPU may have had to take its place since.
-    let Some(template) = table::hit_at::<F, T>(t, work.template)
-        .filter(|hit| hit.entry.matches(&wanted.flow, wanted.tag) && hit.current())
-    else {
-        return Err(Reason::BucketBusy as u32);
-    };
+    // Another CPU may have had to take its place since.
+    let Some(template) = template(t, work) else { return Err(Reason::BucketBusy as u32) };
     let control = Control { template: template.slot, identity: template.ctl & ctl::IDENTITY };
     table::renew_template(t, &template, work.seen.now);
     Ok((template.dest(), control))
+}
+
+/// The client's template, found or made a moment ago.
+#[inline(always)]
+fn template<'a, F: Ip, T: Tables>(t: &'a T, work: &Work<F>) -> Option<Hit<'a, F>> {
+    if work.template == NO_TEMPLATE {
+        return None;
+    }
+    let wanted = &work.group;
+    table::hit_at::<F, T>(t, work.template)
+        .filter(|hit| hit.entry.matches(&wanted.flow, wanted.tag) && hit.current())
+}
+
+/// A template that was found serves no more if it is to another dest than this.
+#[inline(never)]
+pub fn insist<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, number: u32) -> u32 {
+    if let Some(hit) = template(t, work)
+        && hit.dest() != number
+    {
+        table::orphan_template(&hit);
+        work.template = NO_TEMPLATE;
+    }
+    0
+}
+
+/// The template is ASSURED by a packet of a connection that has no entry.
+#[inline(always)]
+pub fn assure<F: Ip, T: Tables>(t: &T, work: &Work<F>) {
+    if let Some(hit) = template(t, work)
+        && hit.ctl & ctl::STATE == 0
+    {
+        hit.life().ctl.compare_exchange(hit.ctl, hit.ctl | 1);
+    }
 }
 
 #[inline(always)]

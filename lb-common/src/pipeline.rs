@@ -77,24 +77,25 @@ pub struct Step(pub u64);
 
 impl Step {
     const OPEN: u64 = 1 << 63;
-    const KIND: u64 = Self::OPEN | 15 << 59;
+    const KIND: u64 = Self::OPEN | 31 << 58;
     pub(crate) const RELATED: u64 = Self::OPEN;
-    pub(crate) const REQUEST: u64 = Self::OPEN | 1 << 59;
-    pub(crate) const ADMIT: u64 = Self::OPEN | 2 << 59;
-    pub(crate) const ANSWER: u64 = Self::OPEN | 3 << 59;
-    pub(crate) const PICK: u64 = Self::OPEN | 4 << 59;
-    pub(crate) const OPEN_TO: u64 = Self::OPEN | 5 << 59;
-    pub(crate) const STRAY: u64 = Self::OPEN | 6 << 59;
-    pub(crate) const CALL: u64 = Self::OPEN | 7 << 59;
-    pub(crate) const LEAVE: u64 = Self::OPEN | 8 << 59;
-    pub(crate) const BYPASS: u64 = Self::OPEN | 9 << 59;
-    pub(crate) const TO_SERVER: u64 = Self::OPEN | 10 << 59;
-    pub(crate) const FTP: u64 = Self::OPEN | 11 << 59;
+    pub(crate) const REQUEST: u64 = Self::OPEN | 1 << 58;
+    pub(crate) const ADMIT: u64 = Self::OPEN | 2 << 58;
+    pub(crate) const ANSWER: u64 = Self::OPEN | 3 << 58;
+    pub(crate) const PICK: u64 = Self::OPEN | 4 << 58;
+    pub(crate) const OPEN_TO: u64 = Self::OPEN | 5 << 58;
+    pub(crate) const STRAY: u64 = Self::OPEN | 6 << 58;
+    pub(crate) const CALL: u64 = Self::OPEN | 7 << 58;
+    pub(crate) const LEAVE: u64 = Self::OPEN | 8 << 58;
+    pub(crate) const BYPASS: u64 = Self::OPEN | 9 << 58;
+    pub(crate) const TO_SERVER: u64 = Self::OPEN | 10 << 58;
+    pub(crate) const FTP: u64 = Self::OPEN | 11 << 58;
     const FROM_SERVER: u64 = 1 << 32;
-    pub(crate) const LOCAL: u64 = Self::OPEN | 12 << 59;
-    const EARLY: u64 = Self::OPEN | 13 << 59;
-    pub(crate) const AWAITED: u64 = Self::OPEN | 14 << 59;
-    pub(crate) const ORPHAN: u64 = Self::OPEN | 15 << 59;
+    pub(crate) const LOCAL: u64 = Self::OPEN | 12 << 58;
+    const EARLY: u64 = Self::OPEN | 13 << 58;
+    pub(crate) const AWAITED: u64 = Self::OPEN | 14 << 58;
+    pub(crate) const ORPHAN: u64 = Self::OPEN | 15 << 58;
+    pub(crate) const UNEXPECTED: u64 = Self::OPEN | 16 << 58;
 
     /// An ICMP packet, perhaps about a connection.
     #[inline(always)]
@@ -186,11 +187,15 @@ impl Step {
             Stage::Slow
         }
     }
-    /// The sender is a server, and is to be told in the balancer's own name: `PORT_UNREACHABLE` if its packet is of no
-    /// connection, and it answers for a service.
+    /// The sender is a server, and is to be told in the balancer's own name.
     #[inline(always)]
     pub const fn to_server(error: icmp::Error) -> Self {
         Self(Self::TO_SERVER | error.word())
+    }
+    /// A server's packet of no connection, to end for this reason if nobody cares.
+    #[inline(always)]
+    pub const fn unexpected(reason: Reason) -> Self {
+        Self(Self::UNEXPECTED | reason as u64)
     }
     /// The sender is to be told.
     #[inline(always)]
@@ -300,6 +305,10 @@ fn stages<F: Ip, P: Packet, T: Tables>(
     question: &mut Question,
 ) -> Step {
     let mut step = t.lookup(work, question);
+    // A known address need not be a service's, nor the balancer's at all.
+    if step == Reason::NoService.into() && t.known(filter_bit(F::FAMILY, work.seen.src.mixed())) {
+        return of_server(t, Reason::NoService).into();
+    }
     if step.is(Step::CALL) {
         step = t.call(p, work, question);
     }
@@ -355,10 +364,16 @@ fn receive<F: Ip, P: Packet, T: Tables>(
     if to_us {
         return if stands_by(t, work.seen.now) { Err(Reason::BackupOnly) } else { request(p, t, work) };
     }
-    match t.settings().nat_icmp_send.load() {
-        0 => Err(Reason::ReplyUnknown),
-        _ => Ok(Step::to_server(icmp::Error::PORT_UNREACHABLE)),
-    }
+    of_server(t, Reason::ReplyUnknown)
+}
+
+/// A packet from a known address, of no connection and for no service: may it begin a connection, or is it to be answered?
+/// (See [`crate::conn_out`], and sysctl nat_icmp_send.)
+#[inline(always)]
+fn of_server<T: Tables>(t: &T, reason: Reason) -> Result<Step, Reason> {
+    let settings = t.settings();
+    let cares = settings.nat_icmp_send.load() != 0 || settings.engines.load() != 0;
+    if cares { Ok(Step::unexpected(reason)) } else { Err(reason) }
 }
 
 /// Are clients' packets left to another balancer (backup_only)? Who says so says until when.

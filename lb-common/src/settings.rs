@@ -91,7 +91,9 @@ pub struct Settings {
     /// Key of the connection table's hash.
     pub table_key: TableKey,
     /// The control side's own.
-    pub spare: [Cell32; 46],
+    pub spare: [Cell32; 45],
+    /// Services with a persistence engine: a server's packet that answers nothing may begin a connection.
+    pub engines: Cell32,
 }
 
 const _: () = assert!(core::mem::size_of::<Settings>() == 640);
@@ -143,7 +145,8 @@ impl Settings {
             loop_ends: [const { Cell32::new(0) }; 2],
             standby_until: Cell32::new(0),
             table_key: TableKey::new(),
-            spare: [const { Cell32::new(0) }; 46],
+            spare: [const { Cell32::new(0) }; 45],
+            engines: Cell32::new(0),
         }
     }
 }

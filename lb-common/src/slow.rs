@@ -2,11 +2,10 @@
 //! packet for which there is no dest, and the answers the balancer gives itself. In the kernel it is a program of its own, reached by a tail call:
 //! with its own stack, and its own share of what the verifier is ready to look at.
 
-use core::ops::ControlFlow;
-
-use crate::addr::{Addr, Family, Port, Proto};
+use crate::addr::{Addr, Family, Proto};
 use crate::admit::{self, Question};
-use crate::dest::{Method, SharedHop};
+use crate::conn_out;
+use crate::dest::SharedHop;
 use crate::forward::{self, icmp};
 use crate::ftp;
 use crate::ip::{Address, Ip, V4, V6};
@@ -15,6 +14,7 @@ use crate::packet::Packet;
 use crate::pipeline::{Step, Work, Workspace};
 use crate::reason::{Reason, Verdict};
 use crate::related;
+use crate::servers;
 use crate::state;
 use crate::tables::{LOOPBACK, RouteQuery, Tables};
 use crate::wire::tcp_flags;
@@ -48,6 +48,12 @@ fn finish<F: Ip, P: Packet, T: Tables>(
         if step.is(Step::REQUEST) || step.is(Step::STRAY) {
             step = related::forward_new(p, t, work, step.word(), step.is(Step::STRAY));
         }
+    }
+    if step.is(Step::UNEXPECTED) {
+        step = conn_out::begin(p, t, work, question, step);
+    }
+    if step.is(Step::UNEXPECTED) {
+        step = unexpected(p, t, work, step);
     }
     let own = step.is(Step::TO_SERVER);
     if own {
@@ -113,21 +119,27 @@ fn bypass<F: Ip, T: Tables>(t: &T, work: &Work<F>, question: &Question) -> Step 
     }
 }
 
+/// sysctl nat_icmp_send: a NAT dest that answers where there is no connection is told so. Resets need no answer, and what
+/// comes from another port is the server's own affair.
+#[inline(never)]
+fn unexpected<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>, step: Step) -> Step {
+    let seen = &work.seen;
+    let told = t.settings().nat_icmp_send.load() != 0 && !is_reset(seen.proto, seen.event);
+    if !told || servers::find::<F, T>(t, &seen.src, seen.sport, seen.proto).is_none() {
+        return Step(step.word() as u64);
+    }
+    if forward::arrives(p, t, &work.seen) {
+        Step::to_server(icmp::Error::PORT_UNREACHABLE)
+    } else {
+        Reason::TtlPassed.into()
+    }
+}
+
 /// A server is told, in an address of the balancer's own, left in [`Work::error`]: its packet is too long for the way to the
-/// client, or (sysctl nat_icmp_send) of no connection. In the latter case a reset needs no answer, and what does not come from
-/// where a NAT dest answers is the server's own affair.
+/// client, or of no connection.
 #[inline(never)]
 fn to_server<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, error: icmp::Error) -> Step {
-    let seen = &work.seen;
-    if error == icmp::Error::PORT_UNREACHABLE
-        && (is_reset(seen.proto, seen.event) || !is_nat_dest::<F, T>(t, &seen.src, seen.sport, seen.proto))
-    {
-        return Reason::ReplyUnknown.into();
-    }
-    if !own_address(t, work) {
-        return Reason::NoRoute.into();
-    }
-    Step::answer(error)
+    if own_address(t, work) { Step::answer(error) } else { Reason::NoRoute.into() }
 }
 
 #[inline(always)]
@@ -137,38 +149,6 @@ fn is_reset(proto: Proto, event: state::Event) -> bool {
         Proto::SCTP => event == state::sctp::event(state::sctp::chunk::ABORT, None),
         _ => false,
     }
-}
-
-/// What [`is_nat_dest`] looks for.
-#[repr(C, align(8))]
-struct Search {
-    addr: Addr,
-    family: u32,
-    port: Port,
-    proto: Proto,
-    found: u32,
-}
-
-/// Is this where a NAT dest answers from? All dests are looked through: nobody else asks for them by address.
-#[inline(never)]
-fn is_nat_dest<F: Ip, T: Tables>(t: &T, addr: &F::Addr, port: Port, proto: Proto) -> bool {
-    let found = crate::cell::unknown_zero();
-    let mut search = Search { addr: addr.wide(), family: F::FAMILY as u32, port, proto, found };
-    t.repeat(t.settings().dests_end.load(), &mut search, |t, search, number| {
-        let Some(dest) = t.dest(number) else { return ControlFlow::Break(()) };
-        let same = dest.available()
-            && dest.method() == Method::Nat as u8
-            && dest.port() == search.port
-            && dest.family() as u32 == search.family
-            && dest.serves(search.proto)
-            && dest.address() == search.addr;
-        if !same {
-            return ControlFlow::Continue(());
-        }
-        search.found = 1;
-        ControlFlow::Break(())
-    });
-    search.found != 0
 }
 
 /// The balancer's own address towards the packet's sender, into the source of [`Work::error`].

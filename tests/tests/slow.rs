@@ -206,7 +206,8 @@ fn servers_are_told() -> Result<()> {
         let answer = between((Nic::Back.host(family, 11), 8080), us(family), proto).with(|p| p.tos = 0x10);
         let kind = if family == Family::V4 { (3, 3) } else { (1, 4) };
         let own = Nic::Back.host(family, 1);
-        let told = Packet::icmp_error(own, answer.src, kind, answer.bytes());
+        let told = Packet::icmp_error(own, answer.src, kind, answer.clone().with(|p| p.ttl -= 1).bytes());
+        let ends = from_host(Nic::Back, 11, answer.clone().with(|p| p.ttl = 1)).bytes();
         let told = if family == Family::V4 { told.with(|p| (p.tos, p.id) = (0xd0, None)) } else { told };
         let expect = Expect::Leaves(Way::Transmit, Reason::IcmpSent, Box::new(to_host(Nic::Back, 11, told)));
         let frame = from_host(Nic::Back, 11, answer).bytes();
@@ -216,6 +217,7 @@ fn servers_are_told() -> Result<()> {
                 .step(Step::Send(Nic::Back, frame.clone(), Expect::Passes(Reason::ReplyUnknown)))
                 .step(Step::Set(tell))
                 .step(Step::Send(Nic::Back, frame.clone(), expect))
+                .step(Step::Send(Nic::Back, ends, Expect::Passes(Reason::TtlPassed)))
                 .step(Step::Traffic(1, [0, 0, 0]))
                 .step(Step::Delete(1))
                 .step(Step::Send(Nic::Back, frame, Expect::Passes(Reason::ReplyUnknown))),

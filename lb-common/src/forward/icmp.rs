@@ -51,7 +51,7 @@ impl Error {
         }
         Self(self.0 | Self::COUNTED | ((word & bound::DEST) as u64) << Self::DEST_SHIFT)
     }
-    /// As a word below 2^59, and back.
+    /// As a word below 2^58, and back.
     #[inline(always)]
     pub const fn word(self) -> u64 {
         self.0

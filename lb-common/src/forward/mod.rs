@@ -7,7 +7,7 @@ pub mod own;
 pub mod reset;
 pub mod tunnel;
 
-use crate::addr::{Addr, Family};
+use crate::addr::{Addr, Family, Port};
 use crate::conn::{Entry, bound, packets};
 use crate::dest::{Dest, Hop, Method, status};
 use crate::ip::{Address, Ip};
@@ -185,9 +185,67 @@ pub fn reply<F: Ip, P: Packet>(
     if !decrement::<F, P>(p, seen)? {
         return Err(Reason::TtlPassed);
     }
-    nat::rewrite(p, seen, nat::Side::Source, &vaddr, vport)?;
+    in_the_name_of(p, seen, &vaddr, vport, hop)
+}
+
+/// [`reply`] where no entry says in whose name it goes.
+#[inline(never)]
+pub fn answer<F: Ip, P: Packet, T: Tables>(
+    p: &mut P,
+    t: &T,
+    seen: &Seen<F>,
+    vaddr: &F::Addr,
+    vport: Port,
+) -> Step {
+    answered(p, t, seen, vaddr, vport).into()
+}
+
+#[inline(always)]
+fn answered<F: Ip, P: Packet, T: Tables>(
+    p: &mut P,
+    t: &T,
+    seen: &Seen<F>,
+    vaddr: &F::Addr,
+    vport: Port,
+) -> Result<Step, Reason> {
+    let hop = t.route_to_client::<F>(&seen.dst, vaddr, p.ingress())?;
+    if too_long(p, seen, &hop) {
+        return Err(Reason::TooBig);
+    }
+    if !decrement::<F, P>(p, seen)? {
+        return Err(Reason::TtlPassed);
+    }
+    in_the_name_of(p, seen, vaddr, vport, &hop)
+}
+
+#[inline(always)]
+fn in_the_name_of<F: Ip, P: Packet>(
+    p: &mut P,
+    seen: &Seen<F>,
+    vaddr: &F::Addr,
+    vport: Port,
+    hop: &Hop,
+) -> Result<Step, Reason> {
+    nat::rewrite(p, seen, nat::Side::Source, vaddr, vport)?;
     link::send(p, seen.l3, F::ETHERTYPE, hop)?;
     Ok(Verdict::sent(Reason::Replied, hop.ifindex, p.ingress()).into())
+}
+
+/// Does the stack forward this packet as it is? Not one that ends here, for which there is no route, or whose sender is told
+/// that it is too long.
+#[inline(never)]
+pub fn goes_on<F: Ip, P: Packet, T: Tables>(p: &P, t: &T, seen: &Seen<F>) -> bool {
+    match t.route_to_client::<F>(&seen.dst, &seen.src, p.ingress()) {
+        Ok(hop) => !too_long(p, seen, &hop) || refuses_fragments::<F, P>(p, seen).is_err(),
+        Err(why) => why as u32 == Reason::NoNeighbour as u32,
+    }
+}
+
+/// Does to such a packet what the stack does before IPVS sees it: one is taken off its TTL. False: it ends here, and the
+/// stack says so.
+#[inline(always)]
+pub fn arrives<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, seen: &Seen<F>) -> bool {
+    !goes_on(p, t, seen) || decrement::<F, P>(p, seen).unwrap_or(false)
 }
 
 /// Takes one off the TTL. False: it ends here, and the packet is as it was.

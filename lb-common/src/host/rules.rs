@@ -108,6 +108,7 @@ pub struct Rules {
     rows: Vec<Option<Row>>,
     dests: u32,
     lists: u32,
+    births: u32,
 }
 
 impl Rules {
@@ -167,15 +168,15 @@ impl Rules {
         let number = self.deleted_before(m, service, new).unwrap_or(self.dests);
         self.dests = self.dests.max(number + 1);
         let slot = dest(m, number);
+        self.births += 1;
+        slot.born.store(self.births);
         write(slot, service, new);
         m.settings().dests_end.store(self.dests);
         if new.method == Method::Nat {
             know(m, new.family as u8, &new.addr);
         }
         let Some(row) = self.row(service) else { return number };
-        let port = row.key.port.wire().to_ne_bytes();
-        let by_mark = u8::from(row.key.mark != 0);
-        slot.virtual_port.store(u32::from_ne_bytes([row.key.proto.0, by_mark, port[0], port[1]]));
+        slot.set_owner(&row.key);
         let old = row.list.clone();
         row.list.insert(0, number);
         row.value.thresholds |= u8::from(new.thresholds.0 != 0);
@@ -271,6 +272,8 @@ impl Rules {
         settings.port0.store(count(|key| key.mark == 0 && key.port.is_zero()));
         settings.ftp.store(count(|key| key.proto == Proto::TCP && key.port == Port::new(21)));
         settings.marks.store(count(|key| key.mark != 0));
+        let engines = self.rows.iter().flatten().filter(|row| row.value.engine != 0).count();
+        settings.engines.store(engines as u32);
     }
 }
 

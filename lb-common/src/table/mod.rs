@@ -195,6 +195,22 @@ pub fn remove<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, now: u32) -> bool {
     true
 }
 
+/// A later connection gets the packets of this one's client. False: another CPU was at the entry all the time.
+#[inline(always)]
+pub fn leave_replies<F: Ip>(hit: &Hit<'_, F>) -> bool {
+    const TRIES: u32 = 8;
+    let cell = hit.entry.tag();
+    let mut tries = 0;
+    while tries < TRIES {
+        let word = cell.load();
+        if cell.compare_exchange(word, word | tag::EARLIER) {
+            return true;
+        }
+        tries += 1;
+    }
+    false
+}
+
 /// The live entry with this slot number.
 #[inline(always)]
 pub fn hit_at<F: Ip, T: Tables>(t: &T, slot: u32) -> Option<Hit<'_, F>> {

@@ -30,6 +30,7 @@ pub(super) mod spare {
     pub const DESTS: usize = 1;
     pub const SERVICES: usize = 2;
     pub const SERIAL: usize = 3;
+    pub const BIRTHS: usize = 4;
     /// Up to 39.
     pub const SYSCTLS: usize = 8;
 }
@@ -200,6 +201,11 @@ impl Change {
         Ok(self.rules.settings()?.spare[spare::SERIAL].fetch_add(1).wrapping_add(1))
     }
 
+    /// One for each dest added, in their order.
+    fn birth(&self) -> Result<u32> {
+        Ok(self.rules.settings()?.spare[spare::BIRTHS].fetch_add(1).wrapping_add(1))
+    }
+
     /// A free slot, else that of a service which leaves: a whole table can be replaced by another one at once.
     fn service_slot(&mut self) -> Option<u32> {
         if let Some(room) = self.service_slots.alloc() {
@@ -289,6 +295,7 @@ impl Change {
         }
         self.leaving.remove(&(owner.key, *id));
         self.trash.remove(&(owner.key, *id));
+        dest.born.store(self.birth()?);
         dests::revive(dest, owner, id, conf, place);
         Ok(slot)
     }
@@ -316,6 +323,7 @@ impl Change {
         let end = &self.rules.settings()?.dests_end;
         end.store(end.load().max(room.start + 1));
         let dest = self.rules.dests.get(room.start).context("a dest's slot is out of range")?;
+        dest.born.store(self.birth()?);
         dests::write(dest, owner, id, conf, place);
         Ok(room.start)
     }

@@ -1,7 +1,7 @@
 //! A dest's slot: from a model to cells and back.
 
 use lb_common::account;
-use lb_common::addr::{Addr, Family, Port, Proto};
+use lb_common::addr::{Addr, Family};
 use lb_common::dest::{Dest, Method, TunType, status};
 use lb_common::sched::BuildDest;
 use lb_common::service::ServiceKey;
@@ -10,12 +10,10 @@ use crate::control::model::{DestConf, DestId, OnDown, TunChecksum, TunnelConf, f
 
 /// The spare cells of a slot, which are the control side's.
 mod spare {
-    /// The key of the service it belongs or belonged to: six words.
-    pub const KEY: usize = 0;
     /// The service's serial number.
-    pub const SERIAL: usize = 6;
+    pub const SERIAL: usize = 0;
     /// When the trash's scans started, in seconds.
-    pub const SCANS: usize = 7;
+    pub const SCANS: usize = 1;
 }
 
 /// The service a slot belongs to.
@@ -65,13 +63,8 @@ pub fn write(dest: &Dest, owner: &Owner, id: &DestId, conf: &DestConf, place: &P
 /// Makes a deleted dest one of its service again, connections and all.
 pub fn revive(dest: &Dest, owner: &Owner, id: &DestId, conf: &DestConf, place: &Place) {
     dest.service.store(owner.slot);
-    for (cell, word) in dest.spare[spare::KEY..].iter().zip(words(&owner.key)) {
-        cell.store(word);
-    }
+    dest.set_owner(&owner.key);
     dest.spare[spare::SERIAL].store(owner.serial);
-    let port = owner.key.port.wire().to_ne_bytes();
-    let by_mark = u8::from(owner.key.mark != 0);
-    dest.virtual_port.store(u32::from_ne_bytes([owner.key.proto.0, by_mark, port[0], port[1]]));
     dest.egress.store(place.egress);
     dest.deleted.store(0);
     edit(dest, id, conf);
@@ -158,25 +151,7 @@ pub fn used(dest: &Dest) -> bool {
 
 /// The service a slot belongs or belonged to.
 pub fn owner(dest: &Dest) -> Owner {
-    let word = |i: usize| dest.spare[spare::KEY + i].load();
-    let last = word(5).to_ne_bytes();
-    Owner {
-        key: ServiceKey {
-            addr: Addr::from_words([word(0), word(1), word(2), word(3)]),
-            mark: word(4),
-            port: Port::from_wire(u16::from_ne_bytes([last[0], last[1]])),
-            proto: Proto(last[2]),
-            family: last[3],
-        },
-        slot: dest.service.load(),
-        serial: dest.spare[spare::SERIAL].load(),
-    }
-}
-
-fn words(key: &ServiceKey) -> [u32; 6] {
-    let [a, b, c, d] = key.addr.words();
-    let port = key.port.wire().to_ne_bytes();
-    [a, b, c, d, key.mark, u32::from_ne_bytes([port[0], port[1], key.proto.0, key.family])]
+    Owner { key: dest.owner(), slot: dest.service.load(), serial: dest.spare[spare::SERIAL].load() }
 }
 
 /// What a dest is found by.
@@ -219,6 +194,7 @@ pub fn build(number: u32, dest: &Dest) -> BuildDest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lb_common::addr::{Port, Proto};
 
     fn some() -> (Owner, DestId, DestConf) {
         let key = ServiceKey::addr(Family::V4, Proto::UDP, Addr::v4([10, 0, 0, 9]), Port::new(53));

@@ -172,6 +172,7 @@ impl Change {
         settings.port0.store(count(&|key| by_addr(key) && key.port.is_zero()));
         settings.ftp.store(count(&|key| by_addr(key) && key.proto == Proto::TCP && key.port == FTP));
         settings.marks.store(count(&|key| key.mark != 0));
+        settings.engines.store(self.table.rows.values().filter(|row| row.value.engine != 0).count() as u32);
         Ok(())
     }
 

@@ -19,7 +19,7 @@
 //! clients; with a port they are written as ipvsadm wants them. `M1` to `M7` are marks. Every case has addresses and marks
 //! of its own, so that none sees another's connections. Options of packets: `ttl=N`, `tos=N`, `len=N` (of the data), `text=T` (the data; `_` is a blank, `\r`, `\n`, `\t` as usual),
 //! `df`, `frag=N` (cut, so many bytes each), `backwards` (the last fragment first), `through` (an answer that passes the balancer although it is not
-//! translated). ICMP errors quote the last packet that came the other way.
+//! translated), `from=S1:80` (no answer: that server begins, from that port). ICMP errors quote the last packet that came the other way.
 
 use anyhow::{Context, Result, bail};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -179,7 +179,7 @@ impl Case {
 }
 
 /// Names of packets' options.
-const OPTIONS: [&str; 8] = ["ttl", "tos", "len", "text", "df", "frag", "backwards", "through"];
+const OPTIONS: [&str; 9] = ["ttl", "tos", "len", "text", "df", "frag", "backwards", "through", "from"];
 
 fn shots(answer: bool, rest: &str) -> Result<Vec<Step>> {
     let words: Vec<&str> = rest.split_whitespace().collect();
@@ -206,26 +206,31 @@ fn shots(answer: bool, rest: &str) -> Result<Vec<Step>> {
 
 /// `V:80` and the like become addresses.
 fn with_addresses(line: &str, v6: bool, number: u16) -> String {
-    let words = line.split(' ').map(|word| {
-        let (name, port) = word.split_once(':').map_or((word, None), |(name, port)| (name, Some(port)));
-        let mut letters = name.chars();
-        let letter = letters.next().filter(|letter| "VWSRCM".contains(*letter));
-        let nth = letters.as_str();
-        let alone = matches!(letter, Some('V' | 'W')) && nth.is_empty();
-        let Some(letter) = letter.filter(|_| alone || nth.parse::<u8>().is_ok()) else {
-            return word.to_owned();
-        };
-        if letter == 'M' {
-            return (u32::from(number) * MARKS + nth.parse().unwrap_or(0)).to_string();
-        }
-        let address = address(letter, nth.parse().unwrap_or(0), v6, number);
-        match (port, address) {
-            (None, address) => address.to_string(),
-            (Some(port), IpAddr::V4(v4)) => format!("{v4}:{port}"),
-            (Some(port), IpAddr::V6(v6)) => format!("[{v6}]:{port}"),
-        }
+    let words = line.split(' ').map(|word| match word.strip_prefix("from=") {
+        Some(word) => format!("from={}", with_address(word, v6, number)),
+        None => with_address(word, v6, number),
     });
     words.collect::<Vec<_>>().join(" ")
+}
+
+fn with_address(word: &str, v6: bool, number: u16) -> String {
+    let (name, port) = word.split_once(':').map_or((word, None), |(name, port)| (name, Some(port)));
+    let mut letters = name.chars();
+    let letter = letters.next().filter(|letter| "VWSRCM".contains(*letter));
+    let nth = letters.as_str();
+    let alone = matches!(letter, Some('V' | 'W')) && nth.is_empty();
+    let Some(letter) = letter.filter(|_| alone || nth.parse::<u8>().is_ok()) else {
+        return word.to_owned();
+    };
+    if letter == 'M' {
+        return (u32::from(number) * MARKS + nth.parse().unwrap_or(0)).to_string();
+    }
+    let address = address(letter, nth.parse().unwrap_or(0), v6, number);
+    match (port, address) {
+        (None, address) => address.to_string(),
+        (Some(port), IpAddr::V4(v4)) => format!("{v4}:{port}"),
+        (Some(port), IpAddr::V6(v6)) => format!("[{v6}]:{port}"),
+    }
 }
 
 /// How many marks a case may have.
@@ -248,13 +253,13 @@ fn address(letter: char, nth: u8, v6: bool, number: u16) -> IpAddr {
 }
 
 /// A server's address.
-pub fn server4(nth: u8) -> Ipv4Addr {
+pub const fn server4(nth: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 9, 0, 10 + nth)
 }
 
 /// A server's address.
-pub fn server6(nth: u8) -> Ipv6Addr {
-    Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 0x10 + u16::from(nth))
+pub const fn server6(nth: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 0x10 + nth as u16)
 }
 
 #[cfg(test)]

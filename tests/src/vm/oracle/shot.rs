@@ -1,7 +1,7 @@
 //! From a line of a case to a frame: what a client or a server sends.
 
 use super::case::Shot;
-use super::world::{BACK_MAC, CLIENTS_MAC, FRONT_MAC};
+use super::world::{BACK_MAC, CLIENTS_MAC, FRONT_MAC, server_card};
 use crate::packets::{Body, Frame, Mac, Packet, tcp};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
@@ -33,9 +33,10 @@ impl Memory {
     /// never came.
     pub fn frames(&self, shot: &Shot) -> Result<Vec<Vec<u8>>> {
         let (client, service) = (shot.client, shot.service);
-        let (from, to, mac, card) = match shot.answer {
-            false => (client, service, CLIENTS_MAC, FRONT_MAC),
-            true => match self.delivered.get(&key(shot)).map(|frame| ends(frame)) {
+        let (from, to, mac, card) = match (shot.answer, shot.number::<SocketAddr>("from")?) {
+            (false, _) => (client, service, CLIENTS_MAC, FRONT_MAC),
+            (true, Some(server)) => (server, client, server_card(server.ip()), BACK_MAC),
+            (true, None) => match self.delivered.get(&key(shot)).map(|frame| ends(frame)) {
                 // Through a tunnel or routed: the server answers by itself, past the balancer, unless that is its router.
                 Some((to, port, mac)) if to != service.ip() || shot.has("through") => {
                     (SocketAddr::new(to, port), client, mac, BACK_MAC)

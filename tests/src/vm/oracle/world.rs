@@ -26,6 +26,15 @@ const fn server_mac(nth: u8) -> Mac {
     [2, 0, 0, 0, 9, nth]
 }
 
+/// The card of the server with an address: see [`server4`] and [`server6`].
+pub const fn server_card(address: IpAddr) -> Mac {
+    let nth = match address {
+        IpAddr::V4(v4) => v4.octets()[3].wrapping_sub(server4(0).octets()[3]),
+        IpAddr::V6(v6) => v6.octets()[15].wrapping_sub(server6(0).octets()[15]),
+    };
+    server_mac(nth)
+}
+
 /// Kernel parameters of a balancer's namespace.
 pub const SYSCTLS: [(&str, &str); 11] = [
     ("net.ipv4.ip_forward", "1"),
