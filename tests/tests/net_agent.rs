@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 lb_tests::tests! {
     the_keepalived_lab,
     a_reload_changes_only_what_differs,
+    a_thousand_errors_change_nothing,
     a_killed_agent_goes_on_where_it_stopped,
     every_kind_of_check,
     quorum_scripts_and_the_sorry_server,
@@ -126,6 +127,43 @@ fn a_reload_changes_only_what_differs() -> Result<()> {
     agent.reload(&format!("{less}}}\n"))?;
     agent.comes_to(&listed(wrr, &[row(155, 5)]), 5)?;
     Ok(())
+}
+
+/// All of them are told, by whoever reads the file, and nothing is done.
+fn a_thousand_errors_change_nothing() -> Result<()> {
+    need::network()?;
+    let set = lab_net()?;
+    let lab = Lab::at(&set.balancer.netns)?;
+    lab.ok("lb-user attach eth0")?;
+    let mut agent = Agent::start(&lab, &set.balancer.netns, LAB)?;
+    agent.comes_to(&listed(HEAD, &[row(156, 3), row(155, 3)]), 10)?;
+    let mut open = Connection::open(&set.client.netns, set.vip(80)[0])?;
+    let who = open.who()?;
+    let before = lab.ok("ipvsadm -Ln --stats")?;
+
+    // The first services are good ones: they must not come either.
+    let fresh = LAB.replace("192.168.26.200 80", "192.168.26.201 80");
+    let wrong = |at: usize| format!("virtual_server nowhere{at} 80 {{\n}}\n");
+    let broken = fresh + &(0..1000).map(wrong).collect::<String>();
+    let all_told = |text: &str| (0..1000).all(|at| text.contains(&format!("'nowhere{at}' is no IP address")));
+    fs::write(agent.path("broken.conf"), &broken)?;
+    let file = agent.path("broken.conf").display().to_string();
+    for (verb, status) in [("check-config", 5), ("diff", 5), ("agent -f", 1)] {
+        let said = lab.types(&format!("lb-user {verb} {file}"))?;
+        ensure!(said.status == status, "{verb}: {}", said.status);
+        ensure!(all_told(&said.stderr), "{verb} does not tell all: {}", said.stderr);
+        ensure!(verb != "check-config" || said.stdout.contains("; 1000 errors, "), "{}", said.stdout);
+    }
+    agent.reload(&broken)?;
+    ensure!(all_told(&agent.log()), "{}", agent.log());
+    agent.says("1000 error(s), told above")?;
+    ensure!(lab.ok("ipvsadm -Ln --stats")? == before, "{}", lab.ok("ipvsadm -Ln --stats")?);
+    ensure!(open.who()? == who);
+
+    // The agent that runs goes on by the file it had.
+    agent.reload(LAB)?;
+    agent.comes_to(&listed(HEAD, &[row(156, 3), row(155, 3)]), 3)?;
+    agent.stop()
 }
 
 fn a_killed_agent_goes_on_where_it_stopped() -> Result<()> {

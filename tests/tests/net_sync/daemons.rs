@@ -111,3 +111,67 @@ pub fn only_the_interface_is_heard() -> Result<()> {
     ensure!(text.contains("sync backup on eth0") && text.contains("syncid 1"), "{text}");
     Ok(())
 }
+
+/// Messages damaged in every way, some hundreds of them: each is counted by what is wrong with it, the daemon goes on, and takes
+/// a good one afterwards.
+pub fn damaged_messages_are_counted() -> Result<()> {
+    let (balancer, other) = two_cables()?;
+    let lab = Lab::at(&balancer)?;
+    lab.ok("lb-user attach eth0 --connections 1024")?;
+    lab.ok("ipvsadm -A -t 10.66.1.9:80\nipvsadm -a -t 10.66.1.9:80 -r 10.66.1.2:80 -g")?;
+    lab.ok("ipvsadm --start-daemon backup --mcast-interface eth0")?;
+    let before = pid(&lab)?;
+    let socket = other.enter(|| -> std::io::Result<UdpSocket> {
+        let socket = UdpSocket::bind("10.66.1.2:0")?;
+        socket2::SockRef::from(&socket).set_multicast_if_v4(&[10, 66, 1, 2].into())?;
+        socket.connect("224.0.0.81:8848")?;
+        Ok(socket)
+    })??;
+    let good = established();
+    // One byte another, for each byte; and the message cut, at each.
+    let changed = (0..good.len()).flat_map(|at| {
+        [0x00, 0x02, 0x7f, 0xff].map(|byte| {
+            let mut bytes = good.clone();
+            bytes[at] = byte;
+            bytes
+        })
+    });
+    let cut = (0..good.len()).map(|length| good[..length].to_vec());
+    let all: Vec<Vec<u8>> = changed.chain(cut).collect();
+    for bytes in &all {
+        socket.send(bytes)?;
+    }
+    let sum = |counts: &serde_json::Value, names: &[&str]| -> u64 {
+        names.iter().filter_map(|name| counts[*name].as_u64()).sum()
+    };
+    let mut last = serde_json::Value::Null;
+    let heard = run::until(SOON, "an account of each message", || {
+        last = backup(&lab).ok()?["counts"].clone();
+        let unread = sum(&last["faults"], &["short", "length", "syncid"]);
+        (sum(&last, &["messages"]) + unread == all.len() as u64).then_some(())
+    });
+    heard.with_context(|| format!("{} sent, {last}", all.len()))?;
+    for fault in ["short", "length", "truncated", "unknown-record", "protocol", "state", "unwanted"] {
+        ensure!(last["faults"][fault] != 0, "{fault}: {last}");
+    }
+    // Of a client nobody has spoken of so far.
+    let mut fresh = good;
+    fresh[32..36].copy_from_slice(&[172, 16, 0, 1]);
+    socket.send(&fresh)?;
+    run::until(SOON, "the good one", || {
+        lab.ok("ipvsadm -Lnc").ok()?.contains("172.16.0.1:5000").then_some(())
+    })?;
+    ensure!(pid(&lab)? == before, "another process hears now");
+    lab.ok("ipvsadm --stop-daemon backup").map(drop)
+}
+
+/// A message of version 1: an established connection of 192.0.2.1:5000's.
+fn established() -> Vec<u8> {
+    let mut bytes = vec![0, 0, 0, 44, 1, 1, 0, 0];
+    bytes.extend([0, 6, 0, 36, 0, 0, 0x01, 0x03, 0, 1]);
+    bytes.extend([5000_u16, 80, 80].map(u16::to_be_bytes).concat());
+    bytes.extend([0; 4]);
+    bytes.extend(900_u32.to_be_bytes());
+    bytes.extend([[192, 0, 2, 1], [10, 66, 1, 9], [10, 66, 1, 2]].concat());
+    bytes
+}

@@ -9,6 +9,7 @@ lb_tests::tests! {
     daemons_start_and_stop,
     a_killed_daemon_does_not_run,
     only_the_interface_is_heard,
+    damaged_messages_are_counted,
     connections_survive_nat,
     connections_survive_direct_routing,
     templates_and_datagrams,
@@ -18,7 +19,10 @@ lb_tests::tests! {
     a_large_table_in_seconds,
 }
 
-use daemons::{a_killed_daemon_does_not_run, daemons_start_and_stop, only_the_interface_is_heard};
+use daemons::{
+    a_killed_daemon_does_not_run, daemons_start_and_stop, damaged_messages_are_counted,
+    only_the_interface_is_heard,
+};
 use moves::{connections_survive_direct_routing, connections_survive_nat};
 use told::{a_backup_leaves_clients_alone, a_server_may_come_later, templates_and_datagrams};
 
