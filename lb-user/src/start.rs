@@ -14,6 +14,9 @@ use crate::control::refusal::Refusal;
 use crate::privilege;
 use crate::verbs;
 
+/// Bytes of a listing written at a time.
+const OUT: usize = 1 << 16;
+
 /// Which tool is meant, and its words.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Tool {
@@ -136,7 +139,7 @@ fn with_store(tool: &Tool) -> u8 {
     let verbs = verbs::usage(tool.program());
     let streams = Streams {
         input: &mut io::stdin().lock(),
-        out: &mut BufWriter::new(io::stdout().lock()),
+        out: &mut BufWriter::with_capacity(OUT, io::stdout().lock()),
         err: &mut io::stderr(),
     };
     let mut session = Session {

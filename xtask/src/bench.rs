@@ -17,6 +17,10 @@ pub enum What {
     Agent(Options),
     /// Frames a second through cards in namespaces, and HTTP pages a second through each method (root)
     Wire(Options),
+    /// Packets, commands, the sweep and memory as connections, dests and services grow (root)
+    Scale(Options),
+    /// Floods of ten times the table's size beside 20,000 connections (root)
+    Flood(Options),
     /// Instructions of a packet, ours and kernel IPVS's side by side, counted in a virtual machine
     Ipvs(Options),
 }
@@ -38,9 +42,11 @@ const RESULTS: &str = "target/bench";
 /// Set-up, build, measure.
 pub fn run(what: &What) -> Result<()> {
     let (mut bench, options) = match what {
-        What::Packet(options) => (packet()?, options),
+        What::Packet(options) => (loaded("packet")?, options),
         What::Agent(options) => (shipped("agent")?, options),
         What::Wire(options) => (wire()?, options),
+        What::Scale(options) => (shipped("scale")?, options),
+        What::Flood(options) => (loaded("flood")?, options),
         What::Ipvs(options) => (ipvs()?, options),
     };
     bench.current_dir(command::root()).args(["--out", RESULTS]);
@@ -49,13 +55,13 @@ pub fn run(what: &What) -> Result<()> {
     command::run(&mut bench)
 }
 
-fn packet() -> Result<Command> {
+fn loaded(verb: &str) -> Result<Command> {
     ensure!(
         rustix::process::geteuid().is_root(),
         "the benchmark loads programs for the kernel: run it as root"
     );
     setup::toolchain()?;
-    bench("packet")
+    bench(verb)
 }
 
 /// The product itself, optimised as it is shipped.

@@ -14,15 +14,15 @@ use anyhow::{Context as _, Result, bail, ensure};
 use aya::Ebpf;
 
 use super::bpffs::outside;
-use super::create::{self, Sizes, Undo};
+use super::create::{self, Undo};
 use super::lock::{self, Hold};
 use super::output::Output;
 use super::pins::{self, Rules, traffic};
 use super::publish::put_nic;
 use super::reap::reap;
 use super::route::{self, Nic};
+use super::sizes::{Asked, Sizes};
 use super::store::open_or_make;
-use super::table::Table;
 use super::{fragments, local, status, syscall};
 use crate::verbs::attach::Mode;
 
@@ -34,7 +34,7 @@ pub const REALSERVER: &str = "realserver-";
 /// Stands for a NIC whose `clsact` qdisc was made for `lb_output`, which is what is pinned.
 const CLSACT: &str = "clsact-";
 /// The map of the programs that `lb` ends in, one to each `lb`.
-const STAGES: &str = "stages";
+pub const STAGES: &str = "stages";
 /// What is not yet in its place.
 const FRESH: &str = "new:";
 /// Stands for a dot in a NIC's name: a pin's name may not have one, and a NIC's may not have this.
@@ -45,7 +45,7 @@ pub const NATIVE: u32 = 1 << 2;
 const GENERIC: u32 = 1 << 1;
 
 /// Attaches to NICs; the lines to print.
-pub fn attach(dir: &Path, names: &[String], mode: Mode, connections: Option<u32>) -> Result<Vec<String>> {
+pub fn attach(dir: &Path, names: &[String], mode: Mode, asked: &Asked) -> Result<Vec<String>> {
     // Before anything is made.
     wanted(&route::nics()?, names)?;
     let mut undo = Undo::default();
@@ -57,8 +57,8 @@ pub fn attach(dir: &Path, names: &[String], mode: Mode, connections: Option<u32>
     finish(dir)?;
     let nics = route::nics()?;
     let wanted = not_taken(wanted(&nics, names)?, &links(dir, LINK)?)?;
-    let rules = open_or_make(dir, &mut undo)?;
-    let sizes = sizes(dir, &rules, connections)?;
+    let rules = open_or_make(dir, asked.dests, &mut undo)?;
+    let sizes = sizes(dir, &rules, asked)?;
     let (mut ebpf, stages) = create::programs(dir, &sizes, &mut undo)?;
     create::start_sweep(&mut ebpf)?;
     put_ways(dir, &nics)?;
@@ -144,30 +144,30 @@ fn not_taken<'a>(wanted: Vec<&'a Nic>, links: &BTreeMap<String, OwnedFd>) -> Res
 }
 
 /// Sizes of the connection tables: as asked, else as they are, else as usual.
-fn sizes(dir: &Path, rules: &Rules, connections: Option<u32>) -> Result<Sizes> {
-    let present = match Sizes::present(dir)? {
-        Some(present) => present,
-        None => {
-            clear_traffic(dir)?;
-            let sizes = connections.map_or_else(Sizes::usual, Sizes::of);
-            sizes.fit_memory()?;
-            return Ok(sizes);
-        }
+fn sizes(dir: &Path, rules: &Rules, asked: &Asked) -> Result<Sizes> {
+    let of = |usual: u32| Sizes::of(asked.connections.unwrap_or(usual), asked.connections_v6);
+    let Some(present) = Sizes::present(dir)? else {
+        clear_traffic(dir)?;
+        let sizes = of(Sizes::usual());
+        sizes.fit_memory()?;
+        return Ok(sizes);
     };
-    let asked = connections.map_or(present, Sizes::of);
+    let asked = match (asked.connections, asked.connections_v6) {
+        (None, None) => present,
+        _ => of(present.connections_v4() as u32),
+    };
     if asked == present {
         return Ok(present);
     }
-    ensure!(
-        links(dir, LINK)?.is_empty(),
-        "the connection table has room for {} connections; to change that, detach first",
-        present.connections()
+    let room = format!(
+        "the connection table has room for {} connections and {} of IPv6",
+        present.connections_v4(),
+        present.connections_v6()
     );
-    let live = rules.dests.all().iter().filter(|dest| super::dests::referenced(dest)).count();
+    ensure!(links(dir, LINK)?.is_empty(), "{room}; to change that, detach first");
     ensure!(
-        live == 0,
-        "the connection table has room for {} connections and is in use; `lb-user detach --purge` forgets them",
-        present.connections()
+        !rules.dests.all().iter().any(super::dests::referenced),
+        "{room} and is in use; `lb-user detach --purge` forgets them"
     );
     asked.fit_memory()?;
     clear_traffic(dir)?;
@@ -488,10 +488,4 @@ fn take_off(dir: &Path, names: &[String], prefix: &str, purge: bool) -> Result<V
         fragments::detach(dir, rules.as_ref().and_then(|rules| rules.settings().ok()))?;
     }
     Ok(said)
-}
-
-/// How many services and dests there are.
-pub fn count(rules: &Rules) -> Result<(usize, usize)> {
-    let table = Table::read(rules)?;
-    Ok((table.rows.len(), table.rows.values().map(|row| row.list.len()).sum()))
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -14,7 +15,7 @@ use super::clock::Now;
 use super::dests::{self, Place};
 use super::lists::{Regions, Slots};
 use super::marks::Marks;
-use super::pins::{self, DESTS, Rules, SERVICES};
+use super::pins::{self, Rules};
 use super::route::{Router, Way};
 use super::stats::{Books, Meter, OF_SERVICE};
 use super::table::{Row, Table};
@@ -48,6 +49,10 @@ pub struct Change {
     pub(super) marks: Marks,
     /// The mark rules have to be written.
     pub(super) remark: bool,
+    /// Slots that are free, and whose counters are zero.
+    zeroed: Range<u32>,
+    /// How many slots have been given to dests.
+    made: u32,
     /// Deleted dests, by service and address.
     pub(super) trash: HashMap<(ServiceKey, DestId), u32>,
     /// Dests that leave with the next publication, by service and address.
@@ -74,12 +79,14 @@ impl Change {
         let mut change = Self {
             table: Table::read(&rules)?,
             regions: Regions::new(rules.lists.all().len() as u32, next(spare::LISTS)),
-            dest_slots: Slots::new(DESTS, next(spare::DESTS)),
-            service_slots: Slots::new(SERVICES, next(spare::SERVICES)),
+            dest_slots: Slots::new(rules.dests.all().len() as u32, next(spare::DESTS)),
+            service_slots: Slots::new(rules.sched.all().len() as u32, next(spare::SERVICES)),
             books: Books::read(pins::fd(&rules.books)).context("reading the counters")?,
             meter: Meter::new().context("counting CPUs")?,
             marks: Marks::read(&rules)?,
             remark: false,
+            zeroed: 0..0,
+            made: 0,
             trash: HashMap::new(),
             leaving: HashMap::new(),
             removed: Vec::new(),
@@ -319,13 +326,27 @@ impl Change {
             syscall::wait_for_readers()?;
         }
         self.books.drop_book(room.start);
-        self.meter.clear(pins::fd(&self.rules.stats), room.start)?;
+        self.clear_counters(room.start)?;
         let end = &self.rules.settings()?.dests_end;
         end.store(end.load().max(room.start + 1));
         let dest = self.rules.dests.get(room.start).context("a dest's slot is out of range")?;
         dest.born.store(self.birth()?);
         dests::write(dest, owner, id, conf, place);
         Ok(room.start)
+    }
+
+    /// Zeroes the counters of a slot just taken; the more it has been, the more of those that come next with it: a restore
+    /// takes them by thousands.
+    fn clear_counters(&mut self, slot: u32) -> Result<()> {
+        const MOST: u32 = 1024;
+        if !self.zeroed.contains(&slot) {
+            let run = self.dest_slots.run(slot, self.made.clamp(1, MOST));
+            self.zeroed = slot..slot + run;
+            self.meter.clear(pins::fd(&self.rules.stats), self.zeroed.clone()).context("zeroing counters")?;
+        }
+        self.zeroed.start = slot + 1;
+        self.made += 1;
+        Ok(())
     }
 
     /// Throws away before its time what no connection names: where slots have run out, they are needed more.

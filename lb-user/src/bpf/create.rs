@@ -1,6 +1,5 @@
 //! The object file: creating maps from it, loading its programs.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd as _;
@@ -10,15 +9,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{Map, MapData, ProgramArray};
 use aya::programs::{ProgramError, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use lb_common::ip::{V4, V6};
 use lb_common::request::{Request, status, verb};
 use lb_common::settings::Settings;
-use lb_common::table::most_second;
 use lb_common::tables::LAYOUT;
 
-use super::bpffs::outside;
 use super::clock;
 use super::pins::{self, BOOKS, RULES, Spec, TRAFFIC};
+use super::sizes::{RuleSizes, Sizes};
 use super::{local, output, said, syscall};
 use crate::program;
 
@@ -66,20 +63,21 @@ fn object() -> Result<&'static [u8]> {
 }
 
 /// Makes the maps of the rules, with IPVS's defaults in them. What an interrupted try left is replaced.
-pub fn rules(dir: &Path, undo: &mut Undo) -> Result<()> {
+pub fn rules(dir: &Path, sizes: &RuleSizes, undo: &mut Undo) -> Result<()> {
     for spec in RULES.iter().chain([&BOOKS]) {
         remove(&dir.join(spec.name))?;
     }
     let mut loader = EbpfLoader::new();
-    loader.btf(None).map_max_entries("lists", lists_for(memory()));
+    loader.btf(None);
+    for spec in &RULES {
+        if let Some(size) = sizes.of_map(spec.name) {
+            loader.map_max_entries(spec.name, size);
+        }
+    }
     let mut made = loader.load(object()?).context("creating the tables")?;
-    let books = syscall::create_hash(
-        BOOKS.name,
-        4,
-        size_of::<super::stats::Book>() as u32,
-        pins::DESTS + pins::SERVICES,
-    )
-    .context("creating the table of counters")?;
+    let size = sizes.of_map(BOOKS.name).unwrap_or_default();
+    let books = syscall::create_hash(BOOKS.name, 4, size_of::<super::stats::Book>() as u32, size)
+        .context("creating the table of counters")?;
     undo.pin(books.as_fd(), dir.join(BOOKS.name))?;
     for spec in &RULES {
         let map = take(&mut made, spec.name)?;
@@ -133,106 +131,6 @@ pub fn remove(path: &Path) -> Result<()> {
             Err(error).with_context(|| format!("removing {}", path.display()))
         }
         _ => Ok(()),
-    }
-}
-
-/// The machine's, in bytes.
-fn memory() -> u64 {
-    let info = rustix::system::sysinfo();
-    (info.totalram as usize as u64) * u64::from(info.mem_unit)
-}
-
-/// Words for dest lists and scheduler tables: eight bytes each, a 128th of the memory. A map cannot grow, so this is for
-/// good. sh and dh take 256 words for a service, mh 4,093: at the most 16,384 or 1,024 such services.
-fn lists_for(memory: u64) -> u32 {
-    const LEAST: u64 = 1 << 20;
-    const MOST: u64 = 1 << 22;
-    let words = (memory >> 10).clamp(LEAST, MOST);
-    1 << words.ilog2()
-}
-
-/// Sizes of the maps of traffic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sizes {
-    /// Buckets of the IPv4 table.
-    pub buckets_v4: u32,
-    /// Buckets of the IPv6 table.
-    pub buckets_v6: u32,
-}
-
-/// Slots per connection wanted: an eight-way table is comfortable up to half full.
-const SPARE: u64 = 2;
-/// The IPv6 table's part of the connections.
-const V6_SHARE: u64 = 4;
-/// Buckets at the most: slot numbers have 30 bits.
-const MOST: u64 = 1 << 27;
-
-impl Sizes {
-    /// For so many IPv4 connections, and a quarter of that in IPv6.
-    pub fn of(connections: u32) -> Self {
-        let wanted = u64::from(connections) * SPARE;
-        let buckets = |slots: u64, ways: u64| slots.div_ceil(ways).next_power_of_two().clamp(64, MOST) as u32;
-        Self { buckets_v4: buckets(wanted, 8), buckets_v6: buckets(wanted / V6_SHARE, 4) }
-    }
-
-    /// Where nobody says how many: one connection per 32 KiB of memory, a million at the most.
-    pub fn usual() -> Self {
-        Self::of((memory() >> 15).clamp(16_384, 1 << 20) as u32)
-    }
-
-    /// IPv4 connections the table is made for.
-    pub fn connections(&self) -> u64 {
-        u64::from(self.buckets_v4) * 8 / SPARE
-    }
-
-    /// Tables that take all memory would have the kernel kill processes.
-    pub fn fit_memory(&self) -> Result<()> {
-        const MIB: u64 = 1 << 20;
-        let wanted = (u64::from(self.buckets_v4) + u64::from(self.buckets_v6)) * 256;
-        let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-        let kib = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
-        ensure!(
-            kib.is_none_or(|kib| wanted < kib << 10),
-            "room for {} connections takes {} MiB of memory, of which {} are available: ask for fewer",
-            self.connections(),
-            wanted / MIB,
-            kib.unwrap_or_default() >> 10
-        );
-        Ok(())
-    }
-
-    fn of_map(&self, name: &str) -> Option<u32> {
-        Some(match name {
-            "conns4" => self.buckets_v4,
-            "conns6" => self.buckets_v6,
-            "overflow4" => most_second::<V4>(self.buckets_v4),
-            "overflow6" => most_second::<V6>(self.buckets_v6),
-            "caches" => (self.connections() / 32).clamp(8192, 32_768) as u32,
-            "controls" => (self.connections() / 4).max(64) as u32,
-            "calls" => (self.connections() / 16).max(64) as u32,
-            _ => return None,
-        })
-    }
-
-    /// Of the tables that are there. `None`: there are none, or not all.
-    pub fn present(dir: &Path) -> Result<Option<Self>> {
-        let mut maps = BTreeMap::new();
-        for spec in &TRAFFIC {
-            let Some(map) = spec.open(dir)? else { return Ok(None) };
-            maps.insert(spec.name, pins::entries(&map)?);
-        }
-        let of = |name: &str| maps.get(name).copied().unwrap_or_default();
-        let sizes = Self { buckets_v4: of("conns4"), buckets_v6: of("conns6") };
-        let whole = sizes.buckets_v4.is_power_of_two()
-            && sizes.buckets_v6.is_power_of_two()
-            && TRAFFIC.iter().all(|spec| sizes.of_map(spec.name).is_none_or(|size| size == of(spec.name)));
-        ensure!(
-            whole,
-            "the connection tables in {} do not fit each other: `lb-user detach --purge` clears them",
-            outside(dir).display()
-        );
-        Ok(Some(sizes))
     }
 }
 
@@ -304,28 +202,4 @@ pub fn start_sweep(ebpf: &mut Ebpf) -> Result<()> {
         xdp(ebpf, "lb_control")?.test_run(options).context("asking for the expiry sweep")?.return_value;
     ensure!(answer == status::DONE, "the expiry sweep did not start: {}", said::by_loaded(ebpf));
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Sizes, lists_for};
-
-    #[test]
-    fn room_for_lists() {
-        for (gigabytes, words) in [(0, 20), (1, 20), (2, 21), (3, 21), (4, 22), (1024, 22)] {
-            assert_eq!(lists_for(gigabytes << 30), 1 << words, "{gigabytes}");
-        }
-    }
-
-    #[test]
-    fn sizes() {
-        assert_eq!(Sizes::of(1 << 20), Sizes { buckets_v4: 1 << 18, buckets_v6: 1 << 17 });
-        assert_eq!(Sizes::of(1), Sizes { buckets_v4: 64, buckets_v6: 64 });
-        assert_eq!(Sizes::of(100_000).buckets_v4, 32_768);
-        assert_eq!(Sizes::of(1 << 20).connections(), 1 << 20);
-        assert_eq!(Sizes::of(1 << 20).of_map("overflow4"), Some(1 << 15));
-        assert_eq!(Sizes::of(1 << 20).of_map("overflow6"), Some(1 << 15));
-        assert_eq!(Sizes::of(1 << 20).of_map("caches"), Some(1 << 15));
-        assert_eq!(Sizes::of(1).of_map("caches"), Some(8192));
-    }
 }

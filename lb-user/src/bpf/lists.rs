@@ -110,6 +110,12 @@ impl Slots {
         }
     }
 
+    /// How many are free one after the other from this one on, itself counted whatever it is: `most` at the most.
+    pub fn run(&self, slot: u32, most: u32) -> u32 {
+        let after = self.used.iter().skip(slot as usize + 1).take(most.saturating_sub(1) as usize);
+        1 + after.take_while(|used| !**used).count() as u32
+    }
+
     /// A free one.
     pub fn alloc(&mut self) -> Option<Room> {
         // Said at once: a restore may ask thousands of times more.
@@ -155,6 +161,9 @@ mod tests {
         assert_eq!(slots.alloc(), Some(Room { start: 1, wrapped: false }));
         assert_eq!(slots.alloc(), None);
         slots.set(0, false);
+        slots.set(1, false);
+        assert_eq!((slots.run(0, 9), slots.run(0, 1), slots.run(2, 9)), (2, 1, 1));
+        slots.set(1, true);
         assert_eq!(slots.alloc(), Some(Room { start: 0, wrapped: true }));
     }
 

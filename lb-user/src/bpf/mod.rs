@@ -5,6 +5,7 @@
 //! | [`bpffs`] | where pins are: the BPF file system and the instance's directory |
 //! | [`lock`] | one command at a time |
 //! | [`pins`] | what maps there are, and whether a pinned one is what it should be |
+//! | [`sizes`] | how large they are made |
 //! | [`create`] | the object file: creating maps, loading programs |
 //! | [`memory`], [`syscall`] | the only unsafe code: shared memory and bpf(2) |
 //! | [`table`] | services, dests and lists in memory, as the maps have them |
@@ -53,6 +54,7 @@ pub mod publish;
 pub mod reap;
 pub mod route;
 pub mod said;
+pub mod sizes;
 pub mod stats;
 pub mod status;
 pub mod store;

@@ -31,7 +31,7 @@ pub struct Spec {
     kind: MapType,
     key: usize,
     value: usize,
-    /// How many elements; `None`: as the machine, or the size of the connection table, wants it.
+    /// How many elements; `None`: as [`super::sizes`] has it.
     entries: Option<u32>,
     flags: u32,
 }
@@ -47,14 +47,10 @@ const fn array(name: &'static str, value: usize, entries: Option<u32>) -> Spec {
 const fn hash(name: &'static str, key: usize, value: usize, entries: Option<u32>) -> Spec {
     Spec { name, kind: MapType::Hash, key, value, entries, flags: NO_PREALLOC }
 }
-const fn per_cpu(name: &'static str, value: usize, entries: u32) -> Spec {
-    Spec { name, kind: MapType::PerCpuArray, key: 4, value, entries: Some(entries), flags: 0 }
+const fn per_cpu(name: &'static str, value: usize, entries: Option<u32>) -> Spec {
+    Spec { name, kind: MapType::PerCpuArray, key: 4, value, entries, flags: 0 }
 }
 
-/// Services at the most.
-pub const SERVICES: u32 = 16_384;
-/// Dest slots.
-pub const DESTS: u32 = 131_072;
 /// A client's hop: address, family, and the way there ([`SharedHop`]).
 const CLIENT_HOP: usize = 16 + 8 + size_of::<SharedHop>();
 /// Words of the address filter.
@@ -63,17 +59,17 @@ pub const FILTER_WORDS: usize = 1 << (FILTER_BITS - 5);
 /// Maps of the rules: made by the first command that changes something. `settings` last: where it is, all are.
 pub const RULES: [Spec; 8] = [
     array("filter", FILTER_WORDS * 4, Some(1)),
-    hash("services", size_of::<ServiceKey>(), size_of::<Service>(), Some(SERVICES)),
+    hash("services", size_of::<ServiceKey>(), size_of::<Service>(), None),
     array("marks", size_of::<MarkRule>(), Some(2 * MOST)),
-    array("sched", size_of::<SchedState>(), Some(SERVICES)),
+    array("sched", size_of::<SchedState>(), None),
     array("lists", 8, None),
-    array("dests", size_of::<Dest>(), Some(DESTS)),
-    per_cpu("stats", size_of::<Counters>(), DESTS),
+    array("dests", size_of::<Dest>(), None),
+    per_cpu("stats", size_of::<Counters>(), None),
     array("settings", size_of::<Settings>(), Some(1)),
 ];
 
 /// The control side's own map beside them.
-pub const BOOKS: Spec = hash(BOOK, 4, size_of::<Book>(), Some(DESTS + SERVICES));
+pub const BOOKS: Spec = hash(BOOK, 4, size_of::<Book>(), None);
 
 /// Maps of traffic: made by `attach`.
 pub const TRAFFIC: [Spec; 14] = [
@@ -107,10 +103,10 @@ pub const TRAFFIC: [Spec; 14] = [
         entries: Some(16384),
         flags: 0,
     },
-    per_cpu("client_hops", CLIENT_HOP, 4096),
+    per_cpu("client_hops", CLIENT_HOP, Some(4096)),
     hash("vlans", 4, 8, Some(1024)),
     Spec { name: "egress", kind: MapType::DevMapHash, key: 4, value: 8, entries: Some(1024), flags: 0 },
-    per_cpu("reasons", 8, 64),
+    per_cpu("reasons", 8, Some(64)),
     Spec { name: "sweeper", kind: MapType::Array, key: 4, value: 56, entries: Some(1), flags: 0 },
 ];
 
@@ -217,9 +213,9 @@ impl Rules {
             filter: map(&filter.require(dir)?, FILTER_WORDS)?,
             services: services.require(dir)?,
             marks: marks.require(dir)?,
-            sched: map(&sched.require(dir)?, SERVICES as usize)?,
+            sched: map_whole(&sched.require(dir)?)?,
             lists: map_whole(&lists.require(dir)?)?,
-            dests: map(&dests.require(dir)?, DESTS as usize)?,
+            dests: map_whole(&dests.require(dir)?)?,
             stats: stats.require(dir)?,
             books: BOOKS.require(dir)?,
         }))

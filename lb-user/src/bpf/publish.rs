@@ -185,8 +185,8 @@ impl Change {
             dests::retire(dest, now, scans);
             let owner = dests::owner(dest);
             self.trash.insert((owner.key, dests::id(dest)), slot);
-            let raw = self.meter.read(pins::fd(&self.rules.stats), slot)?;
             if self.table.rows.get(&owner.key).is_some_and(|row| row.serial() == owner.serial) {
+                let raw = self.meter.read(pins::fd(&self.rules.stats), slot)?;
                 self.books.inherit(owner.slot, raw);
             }
         }

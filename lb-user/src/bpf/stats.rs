@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
 use lb_common::tables::Counters;
@@ -61,7 +62,11 @@ impl Books {
         self.books.get(&key).copied().unwrap_or_default()
     }
 
+    /// One that says nothing takes no room.
     fn put(&mut self, key: u32, book: Book) {
+        if book == [0; 21] {
+            return self.drop_book(key);
+        }
         self.books.insert(key, book);
         self.dirty.push(key);
     }
@@ -75,13 +80,17 @@ impl Books {
 
     /// Writes what has changed.
     pub fn write(&mut self, map: BorrowedFd<'_>) -> io::Result<()> {
+        let (mut keys, mut books) = (Vec::new(), Vec::new());
         for key in self.dirty.drain(..) {
             match self.books.get(&key) {
-                Some(book) => syscall::update(map, &key, book)?,
+                Some(book) => {
+                    keys.push(key);
+                    books.push(*book);
+                }
                 None => syscall::delete(map, &key)?,
             }
         }
-        Ok(())
+        syscall::update_many(map, &keys, &books)
     }
 
     /// Shown from now on: what comes on top of `raw`. Rates fall to 0.
@@ -172,25 +181,54 @@ fn advance(book: &mut Book, counters: [u64; 5], now: u64) -> bool {
 #[derive(Debug)]
 pub struct Meter {
     per_cpu: Vec<Counters>,
+    /// What was read ahead, all CPUs together, by slot.
+    ahead: Vec<Counters>,
+}
+
+fn sum(per_cpu: &[Counters]) -> Counters {
+    per_cpu.iter().fold(Counters::default(), |sum, one| sum.plus(*one))
 }
 
 impl Meter {
     /// With room for every CPU's copy.
     pub fn new() -> io::Result<Self> {
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
-        Ok(Self { per_cpu: vec![Counters::default(); cpus] })
+        Ok(Self { per_cpu: vec![Counters::default(); cpus], ahead: Vec::new() })
+    }
+
+    /// Prepares for `wanted` dests among the first `end` slots: where most of them are asked for, they are read at once,
+    /// which takes a tenth of the time.
+    pub fn read_ahead(&mut self, map: BorrowedFd<'_>, end: u32, wanted: usize) -> io::Result<()> {
+        const BATCH: usize = 1024;
+        if wanted < end as usize / 8 || wanted < BATCH {
+            return Ok(());
+        }
+        let cpus = self.per_cpu.len();
+        let (mut numbers, mut values) = (vec![0; BATCH], vec![Counters::default(); BATCH * cpus]);
+        while self.ahead.len() < end as usize {
+            let from = self.ahead.len() as u32;
+            let count = syscall::lookup_per_cpu_many(map, from, &mut numbers, &mut values)?;
+            if count == 0 {
+                break;
+            }
+            self.ahead.extend(values.chunks_exact(cpus).take(count).map(sum));
+        }
+        Ok(())
     }
 
     /// A dest's counters, all CPUs together.
     pub fn read(&mut self, map: BorrowedFd<'_>, dest: u32) -> io::Result<Counters> {
+        if let Some(read) = self.ahead.get(dest as usize) {
+            return Ok(*read);
+        }
         syscall::lookup_per_cpu(map, &dest, &mut self.per_cpu)?;
-        Ok(self.per_cpu.iter().fold(Counters::default(), |sum, one| sum.plus(*one)))
+        Ok(sum(&self.per_cpu))
     }
 
-    /// For a slot nobody uses: zero.
-    pub fn clear(&mut self, map: BorrowedFd<'_>, dest: u32) -> io::Result<()> {
-        self.per_cpu.fill(Counters::default());
-        syscall::update_per_cpu(map, &dest, &self.per_cpu)
+    /// For slots nobody uses: zero.
+    pub fn clear(&self, map: BorrowedFd<'_>, dests: Range<u32>) -> io::Result<()> {
+        let dests: Vec<u32> = dests.collect();
+        syscall::update_per_cpu(map, &dests, &vec![Counters::default(); dests.len() * self.per_cpu.len()])
     }
 }
 

@@ -7,17 +7,18 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use aya::programs::ProgramInfo;
+use aya::maps::MapInfo;
+use aya::programs::{ProgramInfo, loaded_programs};
 use lb_common::reason::Reason;
 use lb_common::tables::LAYOUT;
 use serde_json::{Map, Value, json};
 
-use super::attach::{LINK, count, links};
-use super::create::Sizes;
+use super::attach::{LINK, STAGES, links};
 use super::lock::{self, Hold};
-use super::pins::{self, BOOKS, RULES, Rules, Spec, TRAFFIC, traffic};
+use super::pins::{self, BOOKS, RULES, Rules, TRAFFIC, traffic};
 use super::route::{Nic, Router};
-use super::table::Table;
+use super::sizes::Sizes;
+use super::table::{Row, Table};
 use super::{bpffs, dests, route, syscall};
 use crate::sync::daemon::{self, Running};
 
@@ -70,8 +71,10 @@ pub struct Family {
 /// The connection table.
 #[derive(Clone, Copy, Debug)]
 pub struct Tables {
-    /// Connections it was made for.
+    /// IPv4 connections it was made for.
     pub connections: u64,
+    /// IPv6 connections it was made for.
+    pub connections_v6: u64,
     /// Its IPv4 part.
     pub v4: Family,
     /// Its IPv6 part.
@@ -80,13 +83,35 @@ pub struct Tables {
     pub sweep_ns: u64,
 }
 
-/// Kernel memory, in bytes.
+/// How much of something is taken.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Taken {
+    /// So much.
+    pub used: usize,
+    /// Of so much.
+    pub room: usize,
+}
+
+/// The maps of the rules.
 #[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Services.
+    pub services: Taken,
+    /// Dest slots; deleted dests keep theirs for a while.
+    pub dests: Taken,
+    /// Words of dest lists and scheduler tables.
+    pub lists: Taken,
+}
+
+/// Kernel memory, in bytes.
+#[derive(Clone, Debug)]
 pub struct Memory {
     /// Of the maps of connections and traffic, made by `attach`.
     pub traffic: u64,
     /// Of the maps of services and dests, as many as there may be.
     pub rules: u64,
+    /// Of each map.
+    pub maps: BTreeMap<String, u64>,
 }
 
 /// A next hop of dests that does not answer.
@@ -115,6 +140,8 @@ pub struct Status {
     pub dests: usize,
     /// Next hops that do not answer.
     pub dead_neighbours: Vec<DeadNeighbour>,
+    /// None before the first rule and the first attachment.
+    pub room: Option<Room>,
     /// None before the first attachment.
     pub tables: Option<Tables>,
     /// Kernel memory that the maps take.
@@ -129,15 +156,18 @@ pub struct Status {
 pub fn read(dir: &Path) -> Result<Status> {
     let _lock = lock::take(dir, Hold::Shared)?;
     let rules = Rules::open(dir)?;
-    let (services, dests) = rules.as_ref().map_or(Ok((0, 0)), count)?;
+    let table = rules.as_ref().map(Table::read).transpose()?.unwrap_or_default();
     let nics = route::nics()?;
     Ok(Status {
         pins: bpffs::outside(dir).display().to_string(),
         interfaces: interfaces(dir, &nics)?,
         program: program(dir),
-        services,
-        dests,
-        dead_neighbours: rules.as_ref().map_or(Ok(Vec::new()), |rules| dead_neighbours(rules, &nics))?,
+        services: table.rows.len(),
+        dests: table.rows.values().map(|row| row.list.len()).sum(),
+        room: rules.as_ref().map(|rules| room(rules, &table)),
+        dead_neighbours: rules
+            .as_ref()
+            .map_or(Ok(Vec::new()), |rules| dead_neighbours(rules, &table, &nics))?,
         tables: tables(dir)?,
         memory: memory(dir)?,
         reasons: reasons(dir)?,
@@ -163,14 +193,14 @@ fn interfaces(dir: &Path, nics: &[Nic]) -> Result<Vec<Interface>> {
 }
 
 /// Ways are looked up only if somebody does not answer.
-fn dead_neighbours(rules: &Rules, nics: &[Nic]) -> Result<Vec<DeadNeighbour>> {
+fn dead_neighbours(rules: &Rules, table: &Table, nics: &[Nic]) -> Result<Vec<DeadNeighbour>> {
     let mut router = Router::default();
     let silent = router.silent()?;
     if silent.is_empty() {
         return Ok(Vec::new());
     }
     let mut dead: BTreeMap<(IpAddr, u32), usize> = BTreeMap::new();
-    for slot in Table::read(rules)?.rows.values().flat_map(|row| &row.list) {
+    for slot in table.rows.values().flat_map(|row| &row.list) {
         let Some(dest) = rules.dests.get(*slot) else { continue };
         let way = router.way(&dests::id(dest).addr)?;
         if silent.contains(&(way.egress, way.next)) {
@@ -200,26 +230,55 @@ fn tables(dir: &Path) -> Result<Option<Tables>> {
         second,
     };
     Ok(Some(Tables {
-        connections: sizes.connections(),
+        connections: sizes.connections_v4(),
+        connections_v6: sizes.connections_v6(),
         v4: family(sizes.buckets_v4, 8, live_v4, second_v4),
         v6: family(sizes.buckets_v6, 4, live_v6, second_v6),
         sweep_ns: u64::from(low) | u64::from(high) << 32,
     }))
 }
 
-/// What the kernel says that maps take.
+fn room(rules: &Rules, table: &Table) -> Room {
+    let words = |row: &Row| (row.value.dests.max(1) + row.value.table_len) as usize;
+    let (sched, dests, lists) = (rules.sched.all(), rules.dests.all(), rules.lists.all());
+    Room {
+        services: Taken { used: table.rows.len(), room: sched.len() },
+        dests: Taken { used: dests.iter().filter(|dest| dests::used(dest)).count(), room: dests.len() },
+        lists: Taken { used: table.rows.values().map(words).sum(), room: lists.len() },
+    }
+}
+
+/// What the kernel says that maps take: the pinned ones, and those that only programs hold, if it may be asked for them.
 fn memory(dir: &Path) -> Result<Memory> {
-    let of = |specs: &[Spec]| -> Result<u64> {
-        let mut sum = 0;
-        for spec in specs {
-            if let Some(map) = spec.open(dir)? {
-                let bytes = syscall::map_memory(pins::fd(&map));
-                sum += bytes.with_context(|| format!("asking how large {} is", spec.name))?;
+    let mut maps = BTreeMap::new();
+    for spec in RULES.iter().chain([&BOOKS]).chain(&TRAFFIC) {
+        if let Some(map) = spec.open(dir)? {
+            let bytes = syscall::map_memory(pins::fd(&map))
+                .with_context(|| format!("asking how large {} is", spec.name))?;
+            maps.insert(spec.name.to_owned(), bytes);
+        }
+    }
+    let rules = RULES.iter().chain([&BOOKS]).filter_map(|spec| maps.get(spec.name)).sum();
+    for program in programs(dir) {
+        for id in program.map_ids().ok().flatten().unwrap_or_default() {
+            let Ok(info) = MapInfo::from_id(id) else { continue };
+            let name = info.name_as_str().unwrap_or_default().to_owned();
+            if let (false, Ok(map)) = (maps.contains_key(&name), info.fd()) {
+                maps.insert(name, syscall::map_memory(map.as_fd())?);
             }
         }
-        Ok(sum)
-    };
-    Ok(Memory { traffic: of(&TRAFFIC)?, rules: of(&RULES)? + of(&[BOOKS])? })
+    }
+    Ok(Memory { traffic: maps.values().sum::<u64>() - rules, rules, maps })
+}
+
+/// The program of packets, those it ends in, and that of requests.
+fn programs(dir: &Path) -> Vec<ProgramInfo> {
+    let pinned = ["lb", "lb_control"].iter().filter_map(|name| ProgramInfo::from_pin(dir.join(name)).ok());
+    let stages = syscall::open_pin(&dir.join(STAGES)).ok();
+    let stage = |at: u32| syscall::lookup::<u32, u32>(stages.as_ref()?.as_fd(), &at).ok().flatten();
+    let ids: Vec<u32> = (0..8).filter_map(stage).collect();
+    let called = loaded_programs().filter_map(Result::ok).filter(|program| ids.contains(&program.id()));
+    pinned.chain(called).collect()
 }
 
 fn reasons(dir: &Path) -> Result<Vec<(Reason, u64)>> {
@@ -245,6 +304,9 @@ fn sum(map: &aya::maps::MapData, reason: Reason, per_cpu: &mut [u64]) -> std::io
     Ok(per_cpu.iter().fold(0, |sum, one| sum.wrapping_add(*one)))
 }
 
+/// Neighbours named one by one.
+const SHOWN: usize = 10;
+
 impl Status {
     /// For programs.
     pub fn json(&self) -> Value {
@@ -253,11 +315,14 @@ impl Status {
         let tables = self.tables.map(|tables| {
             json!({
                 "connections": tables.connections,
+                "connections_v6": tables.connections_v6,
                 "v4": family(tables.v4),
                 "v6": family(tables.v6),
                 "sweep_ns": tables.sweep_ns,
             })
         });
+        let taken = |taken: Taken| json!({ "used": taken.used, "room": taken.room });
+        let room = |room: Room| json!({ "services": taken(room.services), "dests": taken(room.dests), "lists": taken(room.lists) });
         let interface = |nic: &Interface| {
             json!({
                 "name": nic.name,
@@ -280,7 +345,8 @@ impl Status {
             "dests": self.dests,
             "dead_neighbours": self.dead_neighbours.iter().map(dead).collect::<Vec<_>>(),
             "tables": tables,
-            "memory": { "traffic": self.memory.traffic, "rules": self.memory.rules },
+            "room": self.room.map(room),
+            "memory": { "traffic": self.memory.traffic, "rules": self.memory.rules, "maps": self.memory.maps },
             "reasons": self.reasons.iter().map(reason).collect::<Vec<_>>(),
             "sync": self.sync.iter().map(Running::json).collect::<Map<_, _>>(),
         })
@@ -298,21 +364,34 @@ impl Status {
         }
         writeln!(out, "Version {}, layout {LAYOUT}, pins in {}", env!("CARGO_PKG_VERSION"), self.pins)?;
         writeln!(out, "{} services, {} dests", self.services, self.dests)?;
-        for DeadNeighbour { address, interface, dests } in &self.dead_neighbours {
+        for DeadNeighbour { address, interface, dests } in self.dead_neighbours.iter().take(SHOWN) {
             writeln!(out, "Neighbour {address} on {interface} does not answer: {dests} dests behind it")?;
         }
-        if let Some(Tables { v4, v6, connections, .. }) = self.tables {
+        if let more @ 1.. = self.dead_neighbours.len().saturating_sub(SHOWN) {
+            writeln!(out, "{more} more neighbours do not answer")?;
+        }
+        if let Some(Room { services, dests, lists }) = self.room {
             writeln!(
                 out,
-                "Connections: IPv4 {} in {} slots, IPv6 {} in {}",
-                v4.live, v4.slots, v6.live, v6.slots
+                "Rules: {} of {} services, {} of {} dests, {} of {} words of lists; {} MiB",
+                services.used,
+                services.room,
+                dests.used,
+                dests.room,
+                lists.used,
+                lists.room,
+                self.memory.rules >> 20
             )?;
-            let Memory { traffic, rules } = self.memory;
+        }
+        if let Some(Tables { v4, v6, .. }) = self.tables {
             writeln!(
                 out,
-                "Memory: {} MiB for {connections} connections, {} MiB for rules",
-                traffic >> 20,
-                rules >> 20
+                "Connections: IPv4 {} in {} slots, IPv6 {} in {}; {} MiB",
+                v4.live,
+                v4.slots,
+                v6.live,
+                v6.slots,
+                self.memory.traffic >> 20
             )?;
         }
         for running in &self.sync {

@@ -16,6 +16,7 @@ use super::lock::{self, Hold, Lock};
 use super::marks::Marks;
 use super::pins::Rules;
 use super::route::{self, Router};
+use super::sizes::RuleSizes;
 use super::table::{Reader, Row, Table};
 use super::{bpffs, conns, sysctls};
 use crate::control::address::AddressKind;
@@ -104,30 +105,29 @@ fn make(dir: &std::path::Path) -> Result<Open> {
         undo.directory(dir);
     }
     let lock = lock::make(dir)?;
-    let rules = open_or_make(dir, &mut undo)?;
+    let rules = open_or_make(dir, None, &mut undo)?;
     let change = Change::open(rules, dir)?;
     undo.keep();
     Ok(Open { change, _lock: lock })
 }
 
-/// The tables of the rules, made if need be.
-pub(super) fn open_or_make(dir: &std::path::Path, undo: &mut Undo) -> anyhow::Result<Rules> {
+/// The tables of the rules, made if need be, with room for `dests` if anybody says how many.
+pub(super) fn open_or_make(
+    dir: &std::path::Path,
+    dests: Option<u32>,
+    undo: &mut Undo,
+) -> anyhow::Result<Rules> {
+    let sizes = RuleSizes::choose(dir, dests)?;
     if let Some(rules) = Rules::open(dir)? {
         return Ok(rules);
     }
-    create::rules(dir, undo)?;
+    create::rules(dir, &sizes, undo)?;
     Rules::open(dir)?.context("the tables just made are gone")
 }
 
 impl Store for BpfStore {
     fn services(&self) -> Result<Vec<Service>> {
-        let services = self.look(|rules, table| {
-            let mut reader = Reader::new(rules)?;
-            let services: std::io::Result<Vec<Service>> =
-                table.in_order().into_iter().map(|row| reader.service(row)).collect();
-            reader.finish()?;
-            Ok(services?)
-        })?;
+        let services = self.look(|rules, table| Ok(Reader::new(rules)?.services(table)?))?;
         Ok(services.unwrap_or_default())
     }
 
@@ -135,10 +135,7 @@ impl Store for BpfStore {
         let key = ServiceKey::from(*id);
         let found = self.look(|rules, table| {
             let Some(row) = table.rows.get(&key) else { return Ok(None) };
-            let mut reader = Reader::new(rules)?;
-            let service = reader.service(row)?;
-            reader.finish()?;
-            Ok(Some(service))
+            Ok(Some(Reader::new(rules)?.only(row)?))
         })?;
         Ok(found.flatten())
     }

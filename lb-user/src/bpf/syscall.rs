@@ -131,15 +131,37 @@ pub fn lookup_per_cpu<K: Plain, V: Plain + Default>(
     Ok(or_none(found)?.is_some())
 }
 
+/// Values of an array's elements from number `from` on, one per possible CPU each: as many elements as `numbers` has room
+/// for. How many there were. `V` is a multiple of 8 bytes long.
+pub fn lookup_per_cpu_many<V: Plain + Default>(
+    map: BorrowedFd<'_>,
+    from: u32,
+    numbers: &mut [u32],
+    values: &mut [V],
+) -> io::Result<usize> {
+    const { assert!(size_of::<V>().is_multiple_of(8)) };
+    let (before, mut last) = (from.checked_sub(1), 0u32);
+    let mut attr = Attr([0; 16]);
+    attr.0[0] = before.as_ref().map_or(0, at);
+    attr.0[1] = &raw mut last as u64;
+    attr.0[2] = numbers.as_mut_ptr() as u64;
+    attr.0[3] = values.as_mut_ptr() as u64;
+    attr.0[4] = numbers.len() as u64 | fd(map) << 32;
+    // At the end of the array fewer come, with this error.
+    or_none(bpf(command::MAP_LOOKUP_BATCH, &mut attr))?;
+    Ok((attr.0[4] as u32 as usize).min(numbers.len()))
+}
+
 /// Writes an element: all of it, for readers either the old value or the new one.
 pub fn update<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()> {
     bpf(command::MAP_UPDATE, &mut element(map, key, value, 0)).map(drop)
 }
 
-/// Writes a per-CPU element, one value per possible CPU.
-pub fn update_per_cpu<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K, values: &[V]) -> io::Result<()> {
+/// Writes per-CPU elements, one value per possible CPU for each. `V` is a multiple of 8 bytes long.
+pub fn update_per_cpu<K: Plain, V: Plain>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()> {
     const { assert!(size_of::<V>().is_multiple_of(8)) };
-    bpf(command::MAP_UPDATE, &mut element(map, key, values.as_ptr(), 0)).map(drop)
+    let cpus = values.len() / keys.len().max(1);
+    update_batches(map, keys, |done| values[done * cpus..].as_ptr())
 }
 
 /// Deletes an element, if it is there.
@@ -222,11 +244,20 @@ pub fn update_many<K: Plain, V: Plain>(map: BorrowedFd<'_>, keys: &[K], values: 
     if let ([key], [value]) = (keys, values) {
         return update(map, key, value);
     }
+    update_batches(map, keys, |done| values[done..].as_ptr())
+}
+
+/// Writes elements, whose values from a number on are where `values` says.
+fn update_batches<K: Plain, V: Plain>(
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    values: impl Fn(usize) -> *const V,
+) -> io::Result<()> {
     let mut done = 0;
     while done < keys.len() {
         let mut attr = Attr([0; 16]);
         attr.0[2] = keys[done..].as_ptr() as u64;
-        attr.0[3] = values[done..].as_ptr() as u64;
+        attr.0[3] = values(done) as u64;
         attr.0[4] = (keys.len() - done) as u64 | fd(map) << 32;
         bpf(command::MAP_UPDATE_BATCH, &mut attr)?;
         let count = attr.0[4] as u32 as usize;

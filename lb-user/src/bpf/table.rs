@@ -161,8 +161,26 @@ impl<'a> Reader<'a> {
         Ok(Self { rules, books, meter: Meter::new()?, now: clock::seconds() })
     }
 
+    /// All of them, in the order of a listing.
+    pub fn services(mut self, table: &Table) -> io::Result<Vec<model::Service>> {
+        let end = self.rules.settings.get(0).map_or(0, |settings| settings.dests_end.load());
+        let wanted = table.rows.values().map(|row| row.list.len()).sum();
+        self.meter.read_ahead(pins::fd(&self.rules.stats), end, wanted)?;
+        let services =
+            table.in_order().into_iter().map(|row| self.service(row)).collect::<io::Result<_>>()?;
+        self.finish()?;
+        Ok(services)
+    }
+
+    /// One of them.
+    pub fn only(mut self, row: &Row) -> io::Result<model::Service> {
+        let service = self.service(row)?;
+        self.finish()?;
+        Ok(service)
+    }
+
     /// A service with its dests.
-    pub fn service(&mut self, row: &Row) -> io::Result<model::Service> {
+    fn service(&mut self, row: &Row) -> io::Result<model::Service> {
         let mut sum = lb_common::tables::Counters::default();
         let mut list = Vec::with_capacity(row.list.len());
         for slot in &row.list {
@@ -189,7 +207,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Writes down what the rates have been worked out to.
-    pub fn finish(mut self) -> io::Result<()> {
+    fn finish(mut self) -> io::Result<()> {
         self.books.write(pins::fd(&self.rules.books))
     }
 }

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use super::names::Names;
 use super::values::{cut, sched_flag_names};
 use crate::control::model::{
-    ConnRow, DaemonRow, Dest, DestId, End, Engine, Family, Method, Netmask, Port, Proto, Rates, Role,
-    Service, ServiceId, Stats, Timeouts, TunChecksum, TunType, TunnelConf, family_of,
+    ConnRow, DaemonRow, Dest, DestId, Engine, Family, Method, Netmask, Port, Proto, Rates, Role, Service,
+    ServiceId, Stats, Timeouts, TunChecksum, TunType, TunnelConf, family_of,
 };
 
 /// Width of a service's name where columns follow; longer IPv4 ones are cut.
@@ -49,6 +49,16 @@ pub struct Shape {
     pub exact: bool,
     /// Sorted, or in dump order?
     pub sorted: bool,
+}
+
+/// The texts of a connection's line. Those of the last one make room for those of the next: there may be millions.
+#[derive(Default)]
+struct Line {
+    expire: String,
+    client: String,
+    virt: String,
+    dest: String,
+    all: String,
 }
 
 /// Prints listings of one shape.
@@ -104,7 +114,8 @@ impl<'a> Lister<'a> {
             Format::PersistentConn => writeln!(self.out, "{:<18} {:<16} pe_data", "destination", "pe name")?,
             _ => writeln!(self.out, "destination")?,
         }
-        conns.iter().try_for_each(|conn| self.conn(conn))
+        let mut line = Line::default();
+        conns.iter().try_for_each(|conn| self.conn(conn, &mut line))
     }
 
     fn titles(&mut self) -> io::Result<()> {
@@ -203,18 +214,26 @@ impl<'a> Lister<'a> {
         )
     }
 
-    fn conn(&mut self, conn: &ConnRow) -> io::Result<()> {
-        let end = |end: &End| any_name(&end.addr, end.port, Some(conn.proto), self.shape.numeric, self.names);
-        let (client, virt, dest) = (end(&conn.client), end(&conn.virt), end(&conn.dest));
-        let (proto, state) = (conn_proto(conn.proto), conn.state);
-        let expire = format!("{:02}:{:02}", conn.expires / 60, conn.expires % 60);
-        write!(self.out, "{proto:<3} {expire:<6} {state:<11} {client:<18} {virt:<18} ")?;
-        match &conn.engine {
-            Some((engine, data)) if self.shape.format == Format::PersistentConn => {
-                writeln!(self.out, "{dest:<16} {:<18} {data}", engine.name())
-            }
-            _ => writeln!(self.out, "{dest}"),
+    fn conn(&mut self, conn: &ConnRow, line: &mut Line) -> io::Result<()> {
+        let names = (!self.shape.numeric).then_some(self.names);
+        let Line { expire, client, virt, dest, all } = line;
+        for (text, end) in [(&mut *client, &conn.client), (&mut *virt, &conn.virt), (&mut *dest, &conn.dest)]
+        {
+            write_name(text, &end.addr, end.port, Some(conn.proto), names);
         }
+        let (proto, state) = (conn_proto(conn.proto), conn.state);
+        expire.clear();
+        all.clear();
+        // A text takes everything.
+        let _ = write!(expire, "{:02}:{:02}", conn.expires / 60, conn.expires % 60);
+        let _ = write!(all, "{proto:<3} {expire:<6} {state:<11} {client:<18} {virt:<18} ");
+        let _ = match &conn.engine {
+            Some((engine, data)) if self.shape.format == Format::PersistentConn => {
+                writeln!(all, "{dest:<16} {:<18} {data}", engine.name())
+            }
+            _ => writeln!(all, "{dest}"),
+        };
+        self.out.write_all(all.as_bytes())
     }
 
     fn service_name(&self, id: &ServiceId) -> String {
@@ -244,14 +263,27 @@ fn fit(name: &str, addr: &IpAddr, width: usize) -> String {
 
 /// `host:port`, by name or number. Without a protocol, ports have no names.
 pub fn any_name(addr: &IpAddr, port: Port, proto: Option<Proto>, numeric: bool, names: &dyn Names) -> String {
-    let host = if numeric { None } else { names.host_name(addr) }.unwrap_or_else(|| addr.to_string());
-    let service = if numeric { None } else { proto.and_then(|proto| names.port_name(port.host(), proto)) };
-    let port = service.unwrap_or_else(|| port.host().to_string());
-    let name = match family_of(addr) {
-        Family::V4 => format!("{host}:{port}"),
-        Family::V6 => format!("[{host}]:{port}"),
+    let mut name = String::with_capacity(NAME_BYTES);
+    write_name(&mut name, addr, port, proto, if numeric { None } else { Some(names) });
+    name
+}
+
+/// The same in the place of a text that is no longer needed; numbers where nobody knows `names`.
+fn write_name(name: &mut String, addr: &IpAddr, port: Port, proto: Option<Proto>, names: Option<&dyn Names>) {
+    let host = names.and_then(|names| names.host_name(addr));
+    let service = names.zip(proto).and_then(|(names, proto)| names.port_name(port.host(), proto));
+    let (open, close) = if addr.is_ipv4() { ("", "") } else { ("[", "]") };
+    name.clear();
+    // A text takes everything.
+    let _ = match host {
+        Some(host) => write!(name, "{open}{host}{close}:"),
+        None => write!(name, "{open}{addr}{close}:"),
     };
-    cut(&name, NAME_BYTES).to_owned()
+    let _ = match service {
+        Some(service) => write!(name, "{service}"),
+        None => write!(name, "{}", port.host()),
+    };
+    name.truncate(cut(name, NAME_BYTES).len());
 }
 
 fn service_proto(proto: Proto) -> &'static str {

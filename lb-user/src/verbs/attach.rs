@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use super::{Pins, say};
+use crate::bpf::sizes::{Asked, RuleSizes};
 use crate::bpf::{announce, attach, bpffs};
 
 /// How the program hooks into a NIC.
@@ -26,9 +27,16 @@ pub struct Args {
     /// How to hook into them
     #[arg(long, value_enum, default_value_t)]
     pub mode: Mode,
-    /// Room for this many connections [default: as the maps are, or the built-in size]
+    /// Room for this many connections, and for a quarter as many of IPv6 [default: as it is, or by the machine's memory]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub connections: Option<u32>,
+    /// Room for this many connections of IPv6
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub connections_v6: Option<u32>,
+    /// Room for this many servers, and an eighth as many services: before the first rule is made [default: by the
+    /// machine's memory, 131072 at the most]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=RuleSizes::MOST.into()))]
+    pub dests: Option<u32>,
     /// Where the maps are pinned.
     #[command(flatten)]
     pub pins: Pins,
@@ -37,6 +45,8 @@ pub struct Args {
 /// Does it, and says which mode each NIC got.
 pub fn run(args: &Args) -> Result<()> {
     let dir = bpffs::instance(args.pins.wanted().as_deref())?;
-    say(&attach::attach(&dir, &args.interfaces, args.mode, args.connections)?)?;
+    let asked =
+        Asked { connections: args.connections, connections_v6: args.connections_v6, dests: args.dests };
+    say(&attach::attach(&dir, &args.interfaces, args.mode, &asked)?)?;
     announce::restore(&dir)
 }

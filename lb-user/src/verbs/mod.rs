@@ -156,6 +156,7 @@ mod tests {
         for line in [
             "lb-user attach eth0",
             "lb-user attach eth0 eth1 --mode native --connections 1000000 --bpffs /tmp/bpf",
+            "lb-user attach eth0 --connections-v6 250000 --dests 32768",
             "lb-user detach",
             "lb-user detach eth0 --purge",
             "lb-user detach --grace 30",
@@ -179,6 +180,7 @@ mod tests {
             "lb-user attach",
             "lb-user attach eth0 --mode fast",
             "lb-user attach eth0 --connections 0",
+            "lb-user attach eth0 --dests 1048577",
             "lb-user mark add --mark 0 --dst ::1",
             "lb-user drain --undo",
             "lb-user drain --wait",

@@ -5,6 +5,7 @@
 //! - [`measure`]: rounds, medians, checks.
 //! - [`report`] and [`plot`]: the table, the file for other programs, the picture.
 //! - [`agent`]: what a thousand servers cost the agent: `cargo xtask bench agent`.
+//! - [`scale`]: what grows with the work: `cargo xtask bench scale`.
 //! - [`ipvs`]: the same with kernel IPVS beside it, in instructions: `cargo xtask bench ipvs`.
 //! - [`wire`]: frames and pages a second through namespaces: `cargo xtask bench wire`.
 
@@ -15,4 +16,5 @@ pub mod ipvs;
 pub mod measure;
 pub mod plot;
 pub mod report;
+pub mod scale;
 pub mod wire;

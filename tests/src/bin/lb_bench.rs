@@ -8,8 +8,10 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use lb_tests::bench::agent::{self, Check};
 use lb_tests::bench::measure::{self, Effort};
-use lb_tests::bench::{ipvs, plot, report, wire};
-use serde_json::Value;
+use lb_tests::bench::{ipvs, plot, report, scale, wire};
+use lb_tests::case::FAMILIES;
+use lb_tests::flood::{self, Flood};
+use serde_json::{Value, json};
 
 /// Measures the balancer.
 #[derive(Parser)]
@@ -20,6 +22,10 @@ enum Verb {
     Agent(Options),
     /// Frames and pages a second through namespaces
     Wire(Options),
+    /// What grows with connections, dests and services: packets, commands, the sweep, memory
+    Scale(Options),
+    /// Floods of ten times the table's size beside 20,000 connections
+    Flood(Options),
     /// Instructions of a packet in the virtual machine, ours and kernel IPVS's
     Ipvs {
         #[command(flatten)]
@@ -48,6 +54,8 @@ fn main() -> ExitCode {
         Verb::Packet(options) => packet(&options),
         Verb::Agent(options) => checks(&options),
         Verb::Wire(options) => wire(&options),
+        Verb::Scale(options) => scale(&options),
+        Verb::Flood(options) => floods(&options),
         Verb::Ipvs { options, guest } => against_ipvs(&options, &guest),
     };
     match done {
@@ -95,6 +103,51 @@ fn wire(options: &Options) -> Result<()> {
         figures.pages = wire::http::all(effort, |figure| println!("{}", figure.line()))?;
     }
     write(&options.out, "wire", &figures.json(), |file| wire::plot::draw(&figures, file))
+}
+
+fn scale(options: &Options) -> Result<()> {
+    let effort = if options.quick { Effort::QUICK } else { Effort::WHOLE };
+    let mut figures = Vec::new();
+    let mut show = |figure: scale::Figure| {
+        println!("{}", figure.line());
+        figures.push(figure);
+    };
+    if "commands".contains(&options.case) {
+        scale::commands::all(&mut show)?;
+    }
+    scale::packets::all(effort, &options.case, &mut show)?;
+    let json = figures.iter().map(scale::Figure::json).collect();
+    write(&options.out, "scale", &json, |file| scale::plot::draw(&figures, file))?;
+    let over = figures.iter().filter(|figure| figure.most.is_some_and(|most| figure.value > most)).count();
+    ensure!(over == 0, "{over} figures are more than they may be");
+    Ok(())
+}
+
+/// The real size: a table for a million connections.
+fn floods(options: &Options) -> Result<()> {
+    const CONNECTIONS: u32 = 1 << 20;
+    let connections = if options.quick { CONNECTIONS / 8 } else { CONNECTIONS };
+    let mut all = Vec::new();
+    for family in FAMILIES {
+        for flood in Flood::ALL {
+            let name = format!("{family:?} {}", flood.name()).to_lowercase();
+            if !name.contains(&options.case) {
+                continue;
+            }
+            let outcome = flood::real(family, flood, connections).on_program()?;
+            println!(
+                "{name:<22} {} packets of {:.0} ns, {} refused; {} connections, none lost",
+                outcome.packets, outcome.cost_ns, outcome.refused, outcome.honest
+            );
+            all.push(json!({
+                "case": name, "packets": outcome.packets, "raw_ns": outcome.cost_ns.round(),
+                "refused": outcome.refused, "connections": outcome.honest, "live": outcome.live,
+            }));
+        }
+    }
+    fs::create_dir_all(&options.out)?;
+    fs::write(options.out.join("flood.json"), serde_json::to_string_pretty(&Value::from(all))? + "\n")?;
+    Ok(())
 }
 
 fn against_ipvs(options: &Options, guest: &Path) -> Result<()> {

@@ -10,6 +10,7 @@ mod large;
 mod lines;
 mod pins;
 mod rights;
+mod sizes;
 
 lb_tests::tests! {
     wrong_command_lines,
@@ -19,6 +20,8 @@ lb_tests::tests! {
     another_program_on_the_card,
     detaching_what_is_not_attached,
     connections_are_fixed_while_attached,
+    memory_of_a_million,
+    room_for_servers,
     jumbo_frames,
     foreign_maps,
     foreign_program,
@@ -41,3 +44,4 @@ use large::*;
 use lines::*;
 use pins::*;
 use rights::*;
+use sizes::*;
