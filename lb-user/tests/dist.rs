@@ -61,3 +61,15 @@ fn units_are_units() {
         assert!(said.status.success() && !words.contains(&name), "{words}");
     }
 }
+
+/// `promtool check rules`.
+#[test]
+fn alert_rules_are_rules() {
+    let rules = files(&dist().join("prometheus"), "yml");
+    assert!(!rules.is_empty());
+    let Ok(said) = Command::new("promtool").args(["check", "rules"]).args(&rules).output() else {
+        eprintln!("skipped: needs the program promtool: apt-get install prometheus");
+        return;
+    };
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+}

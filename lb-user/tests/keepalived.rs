@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failing test should say so where it happens")]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -193,6 +194,54 @@ fn every_problem_is_said_with_its_line() {
     }
     assert_eq!(said, std::fs::read_to_string(expected).unwrap());
     assert_eq!(problems.status(), 5);
+}
+
+/// Words of a text: a keyword is one.
+fn words(text: &str) -> BTreeSet<&str> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    text.split(|c| !is_part(c)).filter(|word| word.len() > 1).collect()
+}
+
+/// Words in quotes on a line, each in its own.
+fn quoted(line: &str) -> impl Iterator<Item = &str> {
+    line.split('"').skip(1).step_by(2).filter(|text| words(text).contains(text))
+}
+
+/// Every keyword that is read stands in the tables of docs/keepalived.md, and every word of their first columns is read.
+#[test]
+fn the_documented_keywords_are_those_that_are_read() {
+    const DOCUMENT: &str = include_str!("../../docs/keepalived.md");
+    /// Values, which stand beside their keywords.
+    const VALUES: [&str; 5] = ["true", "false", "yes", "off", "on"];
+    /// What else the first columns are written with.
+    const PROSE: &str = "IP PORT NAME IFACE SECONDS FILE ADDRESS NIC bool of or with and what else in at the end before \
+        scripts other words own processes are tuned defaults SNMP VRRP options keyword tunnel where none is said \
+        reset move leave \
+        checker_priority reload_check_config keepalived";
+    let reader = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/agent/config/read");
+    let mut source = String::new();
+    for file in std::fs::read_dir(reader).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        source += text.split("#[cfg(test)]").next().unwrap();
+    }
+    // Arms of a match: up to the arrow, words in quotes and bars.
+    let arms = source.lines().map(str::trim_start).filter(|line| line.starts_with(['"', '|']));
+    let left = arms.map(|line| line.split("=>").next().unwrap_or_default());
+    let known: BTreeSet<&str> = left.flat_map(quoted).collect();
+    assert!(known.len() > 100, "{known:?}");
+    let documented = words(DOCUMENT);
+    let missing: Vec<_> =
+        known.iter().filter(|word| !documented.contains(**word) && !VALUES.contains(word)).collect();
+    assert_eq!(missing, Vec::<&&str>::new(), "not documented");
+
+    let all: BTreeSet<&str> = source.lines().flat_map(quoted).collect();
+    let (_, tables) = DOCUMENT.split_once("## Keywords").unwrap();
+    let first =
+        tables.lines().filter(|line| line.starts_with("| ")).filter_map(|line| line.split(" | ").next());
+    let prose = words(PROSE);
+    let unread: Vec<&str> =
+        first.flat_map(words).filter(|word| !all.contains(word) && !prose.contains(word)).collect();
+    assert_eq!(unread, Vec::<&str>::new(), "documented, and not read");
 }
 
 #[test]

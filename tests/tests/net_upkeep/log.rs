@@ -3,11 +3,13 @@
 use anyhow::{Context, Result, ensure};
 use lb_tests::agent::Agent;
 use lb_tests::lab::Lab;
-use lb_tests::need;
 use lb_tests::topo::{self, Plan, Topology};
+use lb_tests::{need, run};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
+use std::thread;
+use std::time::Duration;
 
 /// Two servers, every failed attempt told.
 const CONFIG: &str = "
@@ -44,6 +46,18 @@ pub fn the_journal_gets_priorities() -> Result<()> {
     agent.says("<6>Removing service [192.168.26.155]:tcp:80 from VS [192.168.26.200]:tcp:80\n")?;
     agent.reload(&CONFIG.replace("lb_kind DR", "lb_kind XX"))?;
     agent.says("<3>")?;
+    // The same check goes on, and says less; or more.
+    let attempts = |agent: &Agent<'_>| agent.log().matches("156]:tcp:80 failed. (attempt ").count();
+    agent.reload(&CONFIG.replace("156 80 { TCP_CHECK { }", "156 80 { TCP_CHECK { log_all_failures }"))?;
+    set.servers[1].stop();
+    agent.says("<6>TCP connection to [192.168.26.156]:tcp:80 failed. (attempt 1: ")?;
+    agent.says("<6>TCP_CHECK on service [192.168.26.156]:tcp:80 failed after 1 retries.")?;
+    run::until(Duration::from_secs(5), "one attempt more", || (attempts(&agent) > 1).then_some(()))?;
+    agent.reload(CONFIG)?;
+    thread::sleep(Duration::from_millis(200));
+    let told = attempts(&agent);
+    thread::sleep(Duration::from_millis(3000));
+    ensure!(attempts(&agent) == told, "every failure is still told: {}", agent.log());
     let less = CONFIG.replace("  real_server 192.168.26.156 80 { TCP_CHECK { } }\n", "");
     agent.reload(&less)?;
     agent.says("<6>service [192.168.26.156]:tcp:80 no longer exist\n")?;

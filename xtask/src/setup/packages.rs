@@ -46,6 +46,11 @@ pub const TESTS: &[Need] = &[
         service: Some("bird"),
         ..need("bird", "bird2", "the routers of the tests with several balancers")
     },
+    need("systemd-analyze", "systemd", "its own reading of the unit"),
+    Need {
+        service: Some("prometheus"),
+        ..need("promtool", "prometheus", "its own reading of the alert rules")
+    },
 ];
 
 /// What a benchmark uses beside.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, DefaultHasher, Hash as _, Hasher as _, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -34,6 +35,8 @@ struct Watch {
     verdict: Verdict,
     tally: Arc<Tally>,
     active: watch::Sender<bool>,
+    /// Every failure is worth a line.
+    log_all: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
@@ -67,7 +70,8 @@ impl Watches {
             self.all.iter().map(|(spec, watch)| (spec.probe.clone(), watch.verdict)).collect();
         self.all.retain(|spec, _| specs.contains_key(spec));
         for (spec, log_all) in specs {
-            if self.all.contains_key(&spec) {
+            if let Some(watch) = self.all.get(&spec) {
+                watch.log_all.store(log_all, Ordering::Relaxed);
                 continue;
             }
             let start = before.get(&spec.probe).copied().unwrap_or_else(|| {
@@ -136,7 +140,7 @@ pub fn fingerprint(probe: &Probe) -> String {
 
 /// Where a check's results go.
 struct Told {
-    /// Every failure is worth a line.
+    /// To begin with: every failure is worth a line.
     log_all: bool,
     durations: Durations,
     reports: mpsc::UnboundedSender<Report>,
@@ -147,6 +151,8 @@ impl Watch {
         let tally = Arc::new(Tally::default());
         let counted = Arc::clone(&tally);
         let (active, mut may_go) = watch::channel(true);
+        let log_all = Arc::new(AtomicBool::new(told.log_all));
+        let may_log = Arc::clone(&log_all);
         let spec = spec.clone();
         let task = tokio::spawn(async move {
             let patient = matches!(spec.probe, Probe::Smtp(_));
@@ -165,7 +171,7 @@ impl Watch {
                 told.durations.get_or_create(&[("check", spec.probe.keyword())]).observe(took.as_secs_f64());
                 let was_up = machine.up;
                 let step = machine.feed(&outcome);
-                tell(&spec, &outcome, &machine, was_up, first, told.log_all);
+                tell(&spec, &outcome, &machine, was_up, first, may_log.load(Ordering::Relaxed));
                 let weight = match &outcome {
                     Outcome::Pass(weight) => *weight,
                     _ => said.weight,
@@ -183,7 +189,7 @@ impl Watch {
                 sleep_until(next(&spec, started, step.wait, &outcome)).await;
             }
         });
-        Self { number, verdict, tally, active, task }
+        Self { number, verdict, tally, active, log_all, task }
     }
 }
 

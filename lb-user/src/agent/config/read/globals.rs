@@ -45,6 +45,12 @@ impl Reader<'_> {
             | "no_checker_emails" => {
                 self.note(statement, format!("{}: the agent sends no mail", statement.keyword()));
             }
+            "lvs_flush_on_stop" => {
+                self.note(
+                    statement,
+                    "without effect: `lb-user agent --purge-on-exit` takes its services with it",
+                );
+            }
             // Router id, VRRP's defaults, process tuning, SNMP: keepalived reads them, and nobody here needs them.
             _ => {}
         }
@@ -92,7 +98,7 @@ impl Reader<'_> {
         // In old files the instance stands without its `inst`.
         let known = |word: &&str| {
             matches!(*word, "inst" | "id" | "maxlen" | "port" | "ttl" | "group")
-                || word.starts_with("resync_")
+                || matches!(*word, "resync_key" | "resync_port" | "resync_peer")
         };
         if let Some(name) = words.next_if(|word| !known(word)) {
             daemon.instance = Some(name.to_owned());
