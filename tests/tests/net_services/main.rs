@@ -5,6 +5,7 @@ mod ftp;
 mod here;
 mod marks;
 mod protocols;
+mod sctp;
 mod sysctls;
 
 lb_tests::tests! {
@@ -22,6 +23,7 @@ lb_tests::tests! {
     a_request_that_fails_says_why,
     a_server_on_the_balancer_itself,
     datagrams_to_the_balancer_itself,
+    sctp_to_the_balancer_itself,
     the_loopback_address_is_out_of_reach,
     the_hook_for_replies_comes_and_goes,
 }
@@ -31,4 +33,5 @@ use ftp::*;
 use here::*;
 use marks::*;
 use protocols::*;
+use sctp::*;
 use sysctls::*;
