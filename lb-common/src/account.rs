@@ -20,7 +20,7 @@ pub fn count<T: Tables>(t: &T, number: u32, direction: Direction, bytes: u32) {
 pub fn bind(dest: &Dest) {
     let count = dest.total.fetch_add(1).wrapping_add(1);
     if count == dest.upper.load() {
-        dest.overloaded.store(1);
+        dest.overloaded.swap(1);
     }
 }
 
@@ -32,7 +32,7 @@ pub fn unbind(dest: &Dest, was_active: bool, now: u32) {
     }
     let before = dest.total.fetch_sub(1);
     if before == lower(dest) {
-        dest.overloaded.store(0);
+        dest.overloaded.swap(0);
     }
     if before == 1 {
         dest.idle_since.store(now);

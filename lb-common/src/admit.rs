@@ -261,7 +261,13 @@ pub fn connect<F: Ip, T: Tables>(
 }
 
 #[inline(always)]
-fn birth<F: Ip, T: Tables>(t: &T, seen: &Seen<F>, number: u32, dest: &Dest, keep_port: bool) -> Birth {
+pub(crate) fn birth<F: Ip, T: Tables>(
+    t: &T,
+    seen: &Seen<F>,
+    number: u32,
+    dest: &Dest,
+    keep_port: bool,
+) -> Birth {
     let method = dest.method() as u32;
     let nat = method == Method::Nat as u32;
     let direction = if nat { state::Direction::Input } else { state::Direction::InputOnly };

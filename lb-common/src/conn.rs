@@ -66,12 +66,16 @@ pub mod bound {
     pub const EXTENDED: u32 = 1 << 30;
     /// FTP: what the client has asked for.
     pub const MODES: u32 = PASSIVE | EXTENDED;
+    /// The client is a socket on the balancer itself that was given the dest: nothing is translated.
+    pub const OWN: u32 = 1 << 31;
+    /// Replies of such a connection, or of another method than NAT, stay as they are.
+    pub const UNTRANSLATED: u32 = 7 << METHOD_SHIFT | OWN;
     /// The dest's number and the method.
     pub const WHERE: u32 = DEST | 7 << METHOD_SHIFT;
 
     // No bit means two things: joined they are as many as added up.
     const _: () = {
-        let flags = [KEEP_PORT, CONTROLLED, NO_DEST, NO_ENTRY, FTP, DATA_PORT, PASSIVE, EXTENDED];
+        let flags = [KEEP_PORT, CONTROLLED, NO_DEST, NO_ENTRY, FTP, DATA_PORT, PASSIVE, EXTENDED, OWN];
         let (mut joined, mut sum, mut i) = (WHERE, WHERE as u64, 0);
         while i < flags.len() {
             joined |= flags[i];

@@ -1,12 +1,13 @@
-//! What this machine itself sends: replies of NAT dests that are on it. They come in by no NIC, so they are translated
-//! where they leave by one, as packets of the stack: checksums perhaps left to the hardware, several segments perhaps in
-//! one. Requests came the usual way, see [`crate::forward::to_local`].
+//! What this machine itself sends: replies of NAT dests that are on it, and requests of clients on it ([`crate::local`]).
+//! They come in by no NIC, so they are translated, or counted, where they leave by one, as packets of the stack: checksums
+//! perhaps left to the hardware, several segments perhaps in one. What belongs to them came the usual way, see
+//! [`crate::forward::to_local`].
 
 use crate::addr::Port;
 use crate::conn::{Entry, bound};
-use crate::dest::Method;
 use crate::fragments;
 use crate::ip::{Address, Ip, V4, V6, filter_bit};
+use crate::local;
 use crate::packet::Bytes;
 use crate::parse::{self, Fragment, Seen};
 use crate::pipeline::{self, Step, Work, Workspace};
@@ -17,14 +18,17 @@ use crate::wire::ethertype;
 
 /// A packet on its way out of the stack.
 pub trait Outgoing: Bytes {
+    /// The cookie of the socket it is of; 0 = of none that is known.
+    fn socket(&self) -> u64;
     /// Puts `addr` and `port` in place of the source, in every checksum too, done already or still to do.
     fn set_source<F: Ip>(&mut self, seen: &Seen<F>, addr: &F::Addr, port: Port) -> Result<(), Reason>;
 }
 
-/// May there be anything to translate? Asked of every packet the machine sends.
+/// May there be anything to do? Asked of every packet the machine sends.
 #[inline(always)]
 pub fn wanted<T: Tables>(t: &T) -> bool {
-    t.settings().local_dests.load() != 0
+    let settings = t.settings();
+    settings.local_dests.load() != 0 || settings.local_clients.load() != 0
 }
 
 /// Takes a packet of the stack's through the balancer. [`Reason::Replied`]: translated; otherwise it goes as it is, or has
@@ -36,17 +40,31 @@ pub fn process<P: Outgoing, T: Tables>(p: &mut P, t: &T, space: &mut Workspace) 
         Err(reason) => return reason.into(),
     };
     let step = match link.kind {
-        ethertype::IPV4 => reply::<V4, P, T>(p, t, &mut space.v4, link.l3),
-        ethertype::IPV6 => reply::<V6, P, T>(p, t, &mut space.v6, link.l3),
+        ethertype::IPV4 => send::<V4, P, T>(p, t, &mut space.v4, link.l3),
+        ethertype::IPV6 => send::<V6, P, T>(p, t, &mut space.v6, link.l3),
         _ => Reason::NotIp.into(),
     };
     Verdict::from_word(step.0)
 }
 
+#[inline(always)]
+fn send<F: Ip, P: Outgoing, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>, l3: u32) -> Step {
+    let mut step = look(p, t, work, l3);
+    if step.is(Step::ADMIT) {
+        // To a server's address: of which client?
+        step = local::request(t, work);
+    }
+    if step.is(Step::ADMIT) {
+        step = local::begin(p, t, work);
+    }
+    step
+}
+
+/// A reply is translated; a packet to a known address may be a request: [`Step::admit`].
 #[inline(never)]
-fn reply<F: Ip, P: Outgoing, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>, l3: u32) -> Step {
+fn look<F: Ip, P: Outgoing, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>, l3: u32) -> Step {
     match translate(p, t, work, l3) {
-        Ok(()) => Reason::Replied.into(),
+        Ok(step) => step,
         Err(reason) => reason.into(),
     }
 }
@@ -57,13 +75,17 @@ fn translate<F: Ip, P: Outgoing, T: Tables>(
     t: &T,
     work: &mut Work<F>,
     l3: u32,
-) -> Result<(), Reason> {
+) -> Result<Step, Reason> {
     let header: &F::Header = p.at(l3).ok_or(Reason::Truncated)?;
-    if !t.known(filter_bit(F::FAMILY, F::source(header).mixed())) {
+    let settings = t.settings();
+    let [to, from] =
+        t.known_each([F::destination(header), F::source(header)].map(|a| filter_bit(F::FAMILY, a.mixed())));
+    let (to, from) = (to && settings.local_clients.load() != 0, from && settings.local_dests.load() != 0);
+    if !to && !from {
         return Err(Reason::NotOurs);
     }
     // Without a service of the family IPVS is not hooked in.
-    if t.settings().services(F::FAMILY) == 0 {
+    if settings.services(F::FAMILY) == 0 {
         return Err(Reason::FamilyIdle);
     }
     let seen = &mut work.seen;
@@ -76,16 +98,17 @@ fn translate<F: Ip, P: Outgoing, T: Tables>(
     if seen.fragment != Fragment::Whole && !fragments::ported(t, seen) {
         return Err(Reason::ReplyUnknown);
     }
-    let Some(hit) = pipeline::find_reply(t, &work.seen, &mut work.wanted) else {
-        return Err(Reason::ReplyUnknown);
-    };
-    pipeline::account(t, &work.seen, &hit);
-    if bound::method(hit.dest) != Method::Nat as u32 {
-        return Err(Reason::ReplyDirect);
+    if from && let Some(hit) = pipeline::find_reply(t, &work.seen, &mut work.wanted) {
+        pipeline::account(t, &work.seen, &hit);
+        if hit.dest & bound::UNTRANSLATED != 0 {
+            return Err(Reason::ReplyDirect);
+        }
+        let (vaddr, vport) = (hit.entry.vaddr(), hit.entry.vport());
+        if !hit.current() {
+            return Err(Reason::BucketBusy);
+        }
+        p.set_source(&work.seen, &vaddr, vport)?;
+        return Ok(Reason::Replied.into());
     }
-    let (vaddr, vport) = (hit.entry.vaddr(), hit.entry.vport());
-    if !hit.current() {
-        return Err(Reason::BucketBusy);
-    }
-    p.set_source(&work.seen, &vaddr, vport)
+    if to { Ok(Step::admit()) } else { Err(Reason::ReplyUnknown) }
 }

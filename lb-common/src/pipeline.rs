@@ -16,7 +16,7 @@ use crate::account;
 use crate::addr::Proto;
 use crate::admit::Question;
 use crate::conn::{bound, ctl};
-use crate::dest::{Dest, Method};
+use crate::dest::Dest;
 use crate::flow::Flow;
 use crate::forward::{self, icmp};
 use crate::fragments;
@@ -430,7 +430,7 @@ pub(crate) fn end<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, now: u32) -> bool {
 
 /// Moves the state machine, and with it the connection's clock and its dest's counts.
 #[inline(always)]
-fn step<F: Ip, T: Tables>(
+pub(crate) fn step<F: Ip, T: Tables>(
     t: &T,
     seen: &Seen<F>,
     hit: &Hit<'_, F>,
@@ -462,7 +462,7 @@ fn assures(proto: Proto, from: u8, to: u8, direction: state::Direction) -> bool 
 /// A new-connection packet on an old connection: may it start afresh? (IPVS's conn_reuse_mode and
 /// expire_nodest_conn.) If so the old entry goes.
 #[inline(always)]
-fn reusable<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, seen: &Seen<F>) -> bool {
+pub(crate) fn reusable<F: Ip, T: Tables>(t: &T, hit: &Hit<'_, F>, seen: &Seen<F>) -> bool {
     // A copy: the hit itself need not be in memory.
     let copy = |hit: &Hit<'_, F>| begins_afresh(t, hit, seen.proto) && end(t, hit, seen.now);
     seen.opens && seen.proto != Proto::UDP && copy(&{ *hit })
@@ -511,12 +511,13 @@ fn reply<F: Ip, P: Packet, T: Tables>(
     hit: &Hit<'_, F>,
 ) -> Result<Step, Reason> {
     let header: &F::Header = p.at(seen.l3).ok_or(Reason::Truncated)?;
-    if F::ttl(header) <= 1 {
+    let own = hit.dest & bound::OWN != 0;
+    if F::ttl(header) <= 1 && !own {
         return Err(Reason::TtlPassed);
     }
-    if bound::method(hit.dest) != Method::Nat as u32 {
+    if hit.dest & bound::UNTRANSLATED != 0 {
         account(t, seen, hit);
-        return Err(Reason::ReplyDirect);
+        return Err(if own { Reason::LocalClient } else { Reason::ReplyDirect });
     }
     let hop = forward::way_back(p, t, seen, hit)?;
     if forward::too_long(p, seen, &hop) {

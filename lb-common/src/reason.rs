@@ -160,6 +160,7 @@ reasons! {
     NoConnection = Pass, "no-connection", "no connection, and nothing that starts one";
     FamilyIdle = Pass, "family-idle", "no service of this family is left";
     LocalDest = Pass, "local-dest", "the server is this machine";
+    LocalClient = Pass, "local-client", "to or from a client on the balancer itself";
     ReplyDirect = Pass, "reply-direct", "reply of a direct-routed or tunnelled connection, passing through";
     ReplyUnknown = Pass, "reply-unknown", "from a server, but of no connection";
     TtlPassed = Pass, "ttl-passed", "a reply whose TTL ends here: the stack answers";

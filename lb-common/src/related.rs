@@ -79,7 +79,7 @@ fn follow<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>) -> 
     }
     if t.known(filter_bit(F::FAMILY, dst.mixed()))
         && let Some(hit) = find::<F, T, true>(t, work, src, sport, dst, dport)
-        && bound::method(hit.dest) == Method::Nat as u32
+        && hit.dest & bound::UNTRANSLATED == 0
     {
         return to_client(p, t, work, &hit);
     }

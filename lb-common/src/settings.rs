@@ -91,7 +91,9 @@ pub struct Settings {
     /// Key of the connection table's hash.
     pub table_key: TableKey,
     /// The control side's own.
-    pub spare: [Cell32; 45],
+    pub spare: [Cell32; 44],
+    /// 1 once a client on the balancer itself was given a server: what the machine sends may be such clients'.
+    pub local_clients: Cell32,
     /// Services with a persistence engine: a server's packet that answers nothing may begin a connection.
     pub engines: Cell32,
 }
@@ -145,7 +147,8 @@ impl Settings {
             loop_ends: [const { Cell32::new(0) }; 2],
             standby_until: Cell32::new(0),
             table_key: TableKey::new(),
-            spare: [const { Cell32::new(0) }; 45],
+            spare: [const { Cell32::new(0) }; 44],
+            local_clients: Cell32::new(0),
             engines: Cell32::new(0),
         }
     }

@@ -12,6 +12,7 @@ use crate::defence;
 use crate::dest::{Dest, Hop, SharedHop};
 use crate::fragments::{FragKey, HeldKey, Ports, Waiting};
 use crate::ip::Ip;
+use crate::local::{Other, Peer};
 use crate::mark::MarkRule;
 use crate::packet::Packet;
 use crate::persist;
@@ -32,7 +33,7 @@ pub const LOOPBACK: u32 = 1;
 pub const FILTER_BITS: u32 = 16;
 
 /// Layout version of all maps together. A binary never reads maps of another version as its own.
-pub const LAYOUT: u32 = 9;
+pub const LAYOUT: u32 = 10;
 
 /// The way asked for.
 #[repr(C, align(8))]
@@ -187,6 +188,8 @@ pub trait Tables {
     fn call_is(&self, key: u64, call: &Call) -> bool;
     /// Takes the note back out.
     fn call_drop(&self, key: u64);
+    /// What a socket on the balancer itself takes its peer for, or what it really is.
+    fn local_peer(&self, peer: &Peer) -> Option<Other>;
     /// Remembers the ports of a first fragment.
     fn fragment_put(&self, key: &FragKey, ports: &Ports);
     /// The ports of a fragment's datagram.

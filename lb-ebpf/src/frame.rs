@@ -43,32 +43,45 @@ impl Frame {
 
     #[inline(always)]
     fn data(&self) -> usize {
-        // SAFETY: the context is valid while the program runs; volatile, because adjusting the packet changes it.
-        unsafe { core::ptr::read_volatile(&raw const (*self.ctx).data) as usize }
+        // SAFETY: the context is valid while the program runs.
+        edge(unsafe { &(*self.ctx).data })
     }
 
     #[inline(always)]
     fn end(&self) -> usize {
         // SAFETY: as in `data`.
-        unsafe { core::ptr::read_volatile(&raw const (*self.ctx).data_end) as usize }
+        edge(unsafe { &(*self.ctx).data_end })
     }
 
     #[inline(always)]
     fn place<T>(&self, off: u32) -> Option<NonNull<T>> {
-        let start = self.data() + bounded(off)?;
-        if start + size_of::<T>() > self.end() {
-            return None;
-        }
-        // SAFETY: no packet begins at address 0.
-        unsafe { core::hint::assert_unchecked(start != 0) };
-        NonNull::new(start as *mut T)
+        place(self.data(), self.end(), off)
     }
+}
+
+/// An edge of the packet, as its context has it. Volatile, because helpers that change the packet move it.
+#[inline(always)]
+pub fn edge(word: &u32) -> usize {
+    // SAFETY: a reference.
+    unsafe { core::ptr::read_volatile(word) as usize }
+}
+
+/// Where a `T` lies at `off` in the packet between two edges, if it is all there.
+#[inline(always)]
+pub fn place<T>(data: usize, end: usize, off: u32) -> Option<NonNull<T>> {
+    let start = data + bounded(off)?;
+    if start + size_of::<T>() > end {
+        return None;
+    }
+    // SAFETY: no packet begins at address 0.
+    unsafe { core::hint::assert_unchecked(start != 0) };
+    NonNull::new(start as *mut T)
 }
 
 /// An offset in bounds that the verifier sees too. It forgets a comparison while the value is in memory; a mask next to
 /// the sum it does see.
 #[inline(always)]
-pub fn bounded(off: u32) -> Option<usize> {
+fn bounded(off: u32) -> Option<usize> {
     if off > DEEPEST {
         return None;
     }

@@ -17,6 +17,7 @@ use lb_common::defence;
 use lb_common::dest::{Dest, Hop, Route, SharedHop};
 use lb_common::fragments::{FragKey, HeldKey, Ports, Waiting};
 use lb_common::ip::{Address, Ip, V4, V6};
+use lb_common::local::{Other, Peer};
 use lb_common::mark::MarkRule;
 use lb_common::packet::Packet;
 use lb_common::persist;
@@ -35,8 +36,8 @@ use crate::fragments::{self, Held};
 use crate::frame::Frame;
 use crate::maps::{
     CACHES, CALLS, CLIENT_HOP_SLOTS, CLIENT_HOPS, CONNS4, CONNS6, CONTROLS, DESTS, EGRESS, FILTER, FRAGMENTS,
-    HELD, LISTS, MARKS, OVERFLOW4, OVERFLOW6, SCHED, SCRATCH, SERVICES, SETTINGS, STATS, SWEEPER, VLANS,
-    WAITING,
+    HELD, LISTS, LOCAL_PEERS, MARKS, OVERFLOW4, OVERFLOW6, SCHED, SCRATCH, SERVICES, SETTINGS, STATS,
+    SWEEPER, VLANS, WAITING,
 };
 
 /// The maps, clock and routes of this program. `DESK`: whose memory holds what is too big for the stack.
@@ -234,6 +235,11 @@ impl<const DESK: u32> Tables for At<DESK> {
     #[inline(always)]
     fn call_drop(&self, key: u64) {
         let _ = CALLS.remove(key);
+    }
+    #[inline(always)]
+    fn local_peer(&self, peer: &Peer) -> Option<Other> {
+        // SAFETY: a value of plain words.
+        unsafe { LOCAL_PEERS.get(peer) }.copied()
     }
     #[inline(always)]
     fn fragment_put(&self, key: &FragKey, ports: &Ports) {

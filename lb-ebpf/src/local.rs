@@ -12,7 +12,7 @@ use lb_common::addr::{Addr, Family, Port, Proto};
 use lb_common::admit;
 use lb_common::local::{self, Desk, OURS, Other, Peer, THEIRS};
 use lb_common::service::ServiceKey;
-use lb_common::tables::Tables;
+use lb_common::tables::{Tables, refresh};
 
 use crate::kernel::Kernel;
 use crate::maps::{DESK_COUNT, DESKS, LOCAL_PEERS};
@@ -190,6 +190,9 @@ fn serve(socket: &Socket, desk: &mut Desk, number: u32) {
     let _ = LOCAL_PEERS.insert(desk.named, other, 0);
     let named = Other { addr: desk.named.addr, port: desk.named.port, dest: other.dest };
     let _ = LOCAL_PEERS.insert(desk.real, named, 0);
+    if let Some(kernel) = Kernel::detached() {
+        refresh(&kernel.settings().local_clients, 1);
+    }
     socket.set(&other);
 }
 
@@ -206,7 +209,7 @@ fn restore(socket: &Socket) {
     }
 }
 
-/// The dest for a new peer, counted as a connection of it.
+/// The dest for a new peer.
 #[inline(always)]
 fn choose(socket: &Socket, desk: &mut Desk, number: u32, port: Port) -> Option<Other> {
     let kernel = Kernel::detached()?;
@@ -215,9 +218,7 @@ fn choose(socket: &Socket, desk: &mut Desk, number: u32, port: Port) -> Option<O
         return None;
     }
     let answer = lb_local_pick(number);
-    let other = local::answer(&kernel, (answer >> 32 != 0).then_some(answer as u32)?, port)?;
-    kernel.count_conn(other.dest);
-    Some(other)
+    local::answer(&kernel, (answer >> 32 != 0).then_some(answer as u32)?, port)
 }
 
 /// The scheduler's answer to the question on a desk: the dest with bit 32 set, or 0. A global function, as the stages of

@@ -9,7 +9,7 @@
 //! | `lb_wait` | puts fragments away that came before their first |
 //! | `lb_copies`, `lb_copy` | the loop that fetches them when the first comes |
 //! | `lb_upkeep` | packets of connections whose dest is deleted or dead |
-//! | `lb_output` | translates replies of dests on the balancer itself, where they leave by a NIC |
+//! | `lb_output` | translates replies of dests on the balancer itself, and counts requests of clients on it, where they leave by a NIC |
 //! | `lb_control` | what user space asks to be done to the tables, through BPF_PROG_TEST_RUN |
 //! | `lb_realserver` | takes tunnel headers off, for real servers without a tunnel device |
 //! | `lb_connect4`, … | give clients on the balancer itself a server |

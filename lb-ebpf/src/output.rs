@@ -1,5 +1,5 @@
-//! Replies of dests on this machine, on their way out by a NIC: a classifier behind the stack. What is to be done is
-//! `lb_common::output`'s; here are the packet, and the helpers that change it.
+//! Replies of dests on this machine, and requests of clients on it, on their way out by a NIC: a classifier behind the
+//! stack. What is to be done is `lb_common::output`'s; here are the packet, and the helpers that change it.
 //!
 //! A packet of the stack's may be one for several segments, and its checksum the hardware's to finish. Only the helpers
 //! know which; they also see to it that nobody else's copy of the packet changes.
@@ -9,7 +9,7 @@ use core::mem::size_of;
 
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::generated::{
-    bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_pull_data, bpf_skb_store_bytes,
+    bpf_get_socket_cookie, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_pull_data, bpf_skb_store_bytes,
 };
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
@@ -22,14 +22,14 @@ use lb_common::parse::{Fragment, Seen};
 use lb_common::reason::{Action, Reason};
 use lb_common::wire::Wire;
 
-use crate::frame::bounded;
+use crate::frame::{edge, place};
 use crate::kernel::{self, Kernel};
 use crate::maps;
 
 /// As much of a packet as headers take.
 const HEADERS: u32 = 256;
 
-/// Translates replies. Other filters of the NIC get their turn in any case.
+/// Translates replies, counts requests. Other filters of the NIC get their turn in any case.
 #[classifier]
 fn lb_output(ctx: TcContext) -> i32 {
     let Some(kernel) = Kernel::detached() else { return TC_ACT_UNSPEC };
@@ -43,8 +43,9 @@ fn translate(packet: &mut Skb, kernel: &Kernel) -> i32 {
     packet.pull();
     let verdict = output::process(packet, kernel, &mut scratch.work);
     let dropped = verdict.action() == Action::Drop;
-    // What is not a reply is no business of the balancer's.
-    if dropped || verdict.counter() == Reason::Replied as u32 {
+    // The rest is no business of the balancer's.
+    let ours = [Reason::Replied as u32, Reason::LocalClient as u32].contains(&verdict.counter());
+    if dropped || ours {
         maps::count(verdict.counter());
     }
     if dropped { TC_ACT_SHOT } else { TC_ACT_UNSPEC }
@@ -71,14 +72,14 @@ impl Skb {
 
     #[inline(always)]
     fn data(&self) -> usize {
-        // SAFETY: as above; volatile, because helpers move the packet.
-        unsafe { core::ptr::read_volatile(&raw const (*self.ctx).data) as usize }
+        // SAFETY: as above.
+        edge(unsafe { &(*self.ctx).data })
     }
 
     #[inline(always)]
     fn end(&self) -> usize {
-        // SAFETY: as in `data`.
-        unsafe { core::ptr::read_volatile(&raw const (*self.ctx).data_end) as usize }
+        // SAFETY: as above.
+        edge(unsafe { &(*self.ctx).data_end })
     }
 
     /// Makes the headers readable. The stack nearly always puts them where they are.
@@ -139,16 +140,17 @@ impl Bytes for Skb {
 
     #[inline(always)]
     fn at<T: Wire>(&self, off: u32) -> Option<&T> {
-        let start = self.data() + bounded(off)?;
-        if start + size_of::<T>() > self.end() {
-            return None;
-        }
         // SAFETY: in bounds, and a `Wire` type may lie anywhere; the borrow ends before a helper moves the packet.
-        Some(unsafe { &*(start as *const T) })
+        place::<T>(self.data(), self.end(), off).map(|p| unsafe { p.as_ref() })
     }
 }
 
 impl Outgoing for Skb {
+    #[inline(always)]
+    fn socket(&self) -> u64 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { bpf_get_socket_cookie(self.ctx as *mut c_void) }
+    }
     #[inline(always)]
     fn set_source<F: Ip>(&mut self, seen: &Seen<F>, addr: &F::Addr, port: Port) -> Result<(), Reason> {
         const TCP_CHECK: u32 = 16;

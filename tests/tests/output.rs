@@ -3,13 +3,19 @@
 
 use std::net::IpAddr;
 
-use anyhow::Result;
-use lb_common::addr::{Family, Proto};
+use anyhow::{Result, bail, ensure};
+use lb_common::addr::{Addr, Family, Port, Proto};
+use lb_common::conn::bound;
 use lb_common::dest::Method;
+use lb_common::host::{self, Rules, Sizes, SliceFrame};
+use lb_common::local::{Other, Peer, THEIRS};
 use lb_common::reason::Reason;
 use lb_common::sched::Scheduler;
+use lb_common::sip::Call;
+use lb_common::sync::{Outcome, Synced};
 use lb_tests::case::{
-    Case, Expect, FAMILIES, Nic, Step, Way, client, dest, from_client, run_all, service, to_client, vip,
+    Case, Expect, FAMILIES, Nic, Step, Way, client, dest, from_client, from_host, run_all, service, set_up,
+    to_client, to_host, vip,
 };
 use lb_tests::packets::tcp::{ACK, SYN};
 use lb_tests::packets::{Body, Frame, Packet, Part};
@@ -20,6 +26,8 @@ lb_tests::tests!(
     a_checksum_left_out_stays_out,
     what_is_no_answer_stays_as_it_is,
     nobody_looks_without_such_a_dest,
+    clients_here_are_counted,
+    the_first_packet_of_a_client_here,
 );
 
 const PROTOS: [Proto; 3] = [Proto::TCP, Proto::UDP, Proto::SCTP];
@@ -157,4 +165,103 @@ fn nobody_looks_without_such_a_dest() -> Result<()> {
         untouched(case, &to_client(Packet::udp(server, us(family), b"hello")))
             .step(Step::Traffic(0, [1, 0, 1]))
     }))
+}
+
+/// The balancer's own end of a connection it begins.
+fn own_end(family: Family) -> End {
+    (Nic::Back.host(family, 1), 40000)
+}
+
+/// A connection of a client on the balancer itself, to a server behind it: both directions stay as they are, and count.
+fn clients_here_are_counted() -> Result<()> {
+    let mut cases = Vec::new();
+    for family in FAMILIES {
+        for proto in [Proto::TCP, Proto::UDP] {
+            let (own, server) = (own_end(family), (Nic::Back.host(family, 11), 8080));
+            let rules = service(family, proto, 80, Scheduler::Rr);
+            let case = Case::new(
+                format!("clients here {family:?} protocol {}", proto.0),
+                rules,
+                &[dest(Nic::Back, family, 11, 8080, Method::Nat)],
+            );
+            let synced = Synced {
+                client: Addr::from(own.0),
+                vaddr: Addr::from(vip(family)),
+                cport: Port::new(own.1),
+                vport: Port::new(80),
+                daddr: Addr::from(server.0),
+                dport: Port::new(8080),
+                proto,
+                family: family as u8,
+                state: if proto == Proto::TCP { ES.into() } else { 0 },
+                dest: 0,
+                how: bound::OWN,
+                timeout: 60,
+                ..Synced::default()
+            };
+            let case = case
+                .step(Step::Set(|settings| settings.local_clients.store(1)))
+                .step(Step::Adopt(Box::new((synced, Call::default())), Outcome::Made));
+            let sent = to_host(Nic::Back, 11, packet(own, server, proto, ACK, 0));
+            let case = untouched(case, &sent);
+            let answer = from_host(Nic::Back, 11, packet(server, own, proto, ACK, 0));
+            let passes = Expect::Passes(Reason::LocalClient);
+            let case = case.step(Step::Send(Nic::Back, answer.bytes(), passes.clone()));
+            // It is for us, however far it has come.
+            let far = from_host(Nic::Back, 11, packet(server, own, proto, ACK, 0).with(|p| p.ttl = 1));
+            let case = case.step(Step::Send(Nic::Back, far.bytes(), passes));
+            let case = case.step(Step::Traffic(0, [1, 2, 0])).step(Step::Entries(1, 0));
+            // Somebody else's, from another port.
+            let other = to_host(Nic::Back, 11, packet((own.0, 40001), server, proto, ACK, 0));
+            cases.push(untouched(case, &other).step(Step::Traffic(0, [1, 2, 0])));
+        }
+    }
+    run_all(&cases)
+}
+
+/// Which server a socket was given only the kernel's hooks know: by the host engine alone.
+fn the_first_packet_of_a_client_here() -> Result<()> {
+    for family in FAMILIES {
+        for proto in [Proto::TCP, Proto::UDP] {
+            let tables = lb_tests::host::world(&Sizes::default());
+            let rules = service(family, proto, 80, Scheduler::Rr);
+            let dests = [11, 12].map(|host| dest(Nic::Back, family, host, 8080, Method::Nat));
+            set_up(&mut Rules::new(), &tables, &[(rules, dests.to_vec())]);
+            let own = own_end(family);
+            let send = |host: u8, flags| {
+                let to = (Nic::Back.host(family, host), 8080);
+                let bytes = to_host(Nic::Back, host, packet(own, to, proto, flags, 0)).bytes();
+                let mut frame = SliceFrame::new(&bytes, 2).of_socket(7);
+                let verdict = host::send(&tables, &mut frame);
+                (frame.bytes() == bytes).then_some(verdict.reason()).flatten()
+            };
+            ensure!(send(11, SYN) == Some(Reason::NotOurs), "counted although nobody was given a server");
+            for number in [0, 1] {
+                let addr = Addr::from(Nic::Back.host(family, 11 + number as u8));
+                let port = u32::from(Port::new(8080).wire());
+                let real = Peer { cookie: 7, addr, port, side: THEIRS };
+                let named = Other {
+                    addr: Addr::from(vip(family)),
+                    port: u32::from(Port::new(80).wire()),
+                    dest: number,
+                };
+                tables.give(real, named);
+            }
+            ensure!(send(11, SYN) == Some(Reason::LocalClient), "the first packet");
+            ensure!(send(11, ACK) == Some(Reason::LocalClient), "the second packet");
+            let live = lb_tests::host::live_of(&tables);
+            let [conn] = &live[..] else { bail!("{live:?}") };
+            ensure!(
+                conn.client == own && conn.virtual_end == (vip(family), 80) && conn.dest == 0,
+                "{conn:?}"
+            );
+            let first = tables.counters(0);
+            ensure!((first.conns, first.inpkts) == (1, 2), "{first:?}");
+            // The socket's port, used again, for another server.
+            ensure!(send(12, SYN) == Some(Reason::LocalClient), "another server");
+            let live = lb_tests::host::live_of(&tables);
+            ensure!(live.len() == 1 && live[0].dest == 1, "{live:?}");
+        }
+    }
+    Ok(())
 }

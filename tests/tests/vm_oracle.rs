@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
 /// What people thought worth asking. New files go to the end: a case's addresses follow from its place.
-const BY_HAND: [&str; 12] = [
+const BY_HAND: [&str; 13] = [
     include_str!("../src/vm/oracle/cases/basics.txt"),
     include_str!("../src/vm/oracle/cases/fragments.txt"),
     include_str!("../src/vm/oracle/cases/sctp.txt"),
@@ -27,6 +27,7 @@ const BY_HAND: [&str; 12] = [
     include_str!("../src/vm/oracle/cases/backwards.txt"),
     include_str!("../src/vm/oracle/cases/replies.txt"),
     include_str!("../src/vm/oracle/cases/sip_begun.txt"),
+    include_str!("../src/vm/oracle/cases/here.txt"),
 ];
 
 /// Numbers of the first case of the table, and of the first one of the sweep.

@@ -65,7 +65,7 @@ fn first_packet<F: Ip, T: Tables>(t: &T, seen: &Seen<F>, slot: u32) -> Result<u3
 /// One more packet of a connection, by exchange and only from a connection's count: the entry may still make way, to a
 /// template that counts its dependants here.
 #[inline(always)]
-fn count_packet<F: Ip>(hit: &Hit<'_, F>) {
+pub(crate) fn count_packet<F: Ip>(hit: &Hit<'_, F>) {
     let cell = &hit.life().packets;
     let packets = cell.load();
     if packets & packets::NONE != 0 && packets < packets::ENOUGH {

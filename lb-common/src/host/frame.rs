@@ -26,6 +26,7 @@ pub struct SliceFrame {
     buffer: Vec<u8>,
     start: usize,
     ingress: u32,
+    socket: u64,
 }
 
 impl SliceFrame {
@@ -33,7 +34,12 @@ impl SliceFrame {
     pub fn new(bytes: &[u8], ingress: u32) -> Self {
         let mut buffer = vec![0; HEADROOM];
         buffer.extend_from_slice(bytes);
-        Self { buffer, start: HEADROOM, ingress }
+        Self { buffer, start: HEADROOM, ingress, socket: 0 }
+    }
+
+    /// Sent by the socket with this cookie.
+    pub fn of_socket(self, socket: u64) -> Self {
+        Self { socket, ..self }
     }
 
     /// The frame as it is now.
@@ -100,6 +106,9 @@ impl Packet for SliceFrame {
 }
 
 impl Outgoing for SliceFrame {
+    fn socket(&self) -> u64 {
+        self.socket
+    }
     fn set_source<F: Ip>(&mut self, seen: &Seen<F>, addr: &F::Addr, port: Port) -> Result<(), Reason> {
         // What the stack sends without a checksum stays without.
         let unsummed = seen.proto == Proto::UDP

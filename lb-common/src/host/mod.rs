@@ -49,13 +49,15 @@ pub fn run(tables: &HostTables, frame: &mut SliceFrame) -> Verdict {
     verdict
 }
 
-/// Takes a frame that this machine itself sends through the balancer: [`output`]. Nothing is counted of what is not a reply.
+/// Takes a frame that this machine itself sends through the balancer: [`output`]. Only what is the balancer's
+/// business is counted.
 pub fn send(tables: &HostTables, frame: &mut SliceFrame) -> Verdict {
     if !output::wanted(tables) {
         return Reason::NotOurs.into();
     }
     let verdict = output::process(frame, tables, &mut pipeline::Workspace::default());
-    if verdict.action() == Action::Drop || verdict.reason() == Some(Reason::Replied) {
+    let ours = matches!(verdict.reason(), Some(Reason::Replied | Reason::LocalClient));
+    if verdict.action() == Action::Drop || ours {
         tables.count_reason(verdict.counter());
     }
     verdict

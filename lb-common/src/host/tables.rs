@@ -16,6 +16,7 @@ use crate::conn::{Bucket4, Bucket6};
 use crate::dest::{self, Dest, Hop, SharedHop};
 use crate::fragments::{FragKey, HeldKey, Ports, Waiting};
 use crate::ip::{Address, Ip};
+use crate::local::{Other, Peer};
 use crate::mark::{self, MarkRule};
 use crate::packet::Packet;
 use crate::reason::{self, Reason};
@@ -153,6 +154,7 @@ pub struct HostTables {
     controls: Mutex<HashMap<u64, Control>>,
     calls: Mutex<HashMap<u64, Call>>,
     most_controls: usize,
+    peers: Mutex<HashMap<Peer, Other>>,
     fragments: Mutex<HashMap<FragKey, Ports>>,
     waiting: Mutex<HashMap<FragKey, Waiting>>,
     held: Mutex<HashSet<HeldKey>>,
@@ -173,6 +175,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl HostTables {
+    /// Gives a socket a dest, as a hook of its system calls would.
+    pub fn give(&self, real: Peer, named: Other) {
+        lock(&self.peers).insert(real, named);
+        self.settings.local_clients.store(1);
+    }
+
     /// Empty tables with IPVS's default settings; the clock stands at 1,000,000 and goes 250 ticks a second.
     pub fn new(sizes: &Sizes) -> Self {
         assert!(sizes.buckets.is_power_of_two(), "the number of buckets has to be a power of two");
@@ -201,6 +209,7 @@ impl HostTables {
             controls: Mutex::new(HashMap::new()),
             calls: Mutex::new(HashMap::new()),
             most_controls: sizes.controls as usize,
+            peers: Mutex::new(HashMap::new()),
             fragments: Mutex::new(HashMap::new()),
             waiting: Mutex::new(HashMap::new()),
             held: Mutex::new(HashSet::new()),
@@ -415,6 +424,9 @@ impl Tables for HostTables {
     }
     fn call_drop(&self, key: u64) {
         lock(&self.calls).remove(&key);
+    }
+    fn local_peer(&self, peer: &Peer) -> Option<Other> {
+        lock(&self.peers).get(peer).copied()
     }
     fn fragment_put(&self, key: &FragKey, ports: &Ports) {
         lock(&self.fragments).insert(*key, *ports);

@@ -1,11 +1,11 @@
 //! Clients on the balancer itself.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use lb_tests::drive::{self, NAT};
 use lb_tests::lab::Lab;
 use lb_tests::peer::{Echo, curl};
 use lb_tests::topo::{self, Plan, Topology};
-use lb_tests::{need, pace};
+use lb_tests::{need, pace, run};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
@@ -28,11 +28,55 @@ pub fn clients_on_the_balancer_itself() -> Result<()> {
         curl::answers(&set.client.netns, service.vip, 3)?;
         let all = self::conns(&lab, service.vip)?;
         ensure!(all == 10, "{all} connections counted");
+        counted_both_ways(&lab, service.vip)?;
+        listed(&set, &lab, service.vip)?;
     }
     lab.ok("lb-user detach")?;
     let vip = drive::services(&set, NAT)[0].vip;
     ensure!(set.balancer.netns.enter(|| TcpStream::connect(vip))?.is_err(), "balanced with nothing attached");
     Ok(())
+}
+
+/// Packets and bytes of both directions: of seven connections of its own and three others.
+fn counted_both_ways(lab: &Lab, vip: SocketAddr) -> Result<()> {
+    let listing = lab.ok(&format!("ipvsadm -Ln --stats --exact -t {vip}"))?;
+    let row = listing.lines().find(|line| line.starts_with("TCP")).context("no row of the service")?;
+    let [conns, packets_in, packets_out, bytes_in, bytes_out] = counts(row)[..] else { bail!("{listing}") };
+    ensure!(conns == 10 && packets_in >= 10 * 4 && packets_out >= 10 * 3, "{listing}");
+    // Nine requests and their answers, beside the headers of all packets.
+    let headers = if vip.is_ipv4() { 40 } else { 60 };
+    ensure!(
+        bytes_in > packets_in * headers + 9 * 40 && bytes_out > packets_out * headers + 9 * 100,
+        "{listing}"
+    );
+    Ok(())
+}
+
+/// The connection stands in the listing, by the socket's own address, and its server's counts say so.
+fn listed(set: &Topology, lab: &Lab, vip: SocketAddr) -> Result<()> {
+    let open = set.balancer.netns.enter(|| TcpStream::connect(vip))??;
+    let own = open.local_addr()?;
+    let row = |state: &str| {
+        let shown = lab.ok("ipvsadm -Lnc")?;
+        let row = |line: &&str| line.contains(&format!(" {own} ")) && line.contains(&format!(" {vip} "));
+        Ok::<_, anyhow::Error>(shown.lines().find(row).is_some_and(|line| line.contains(state)))
+    };
+    ensure!(row("ESTABLISHED")?, "{own} is not listed: {}", lab.ok("ipvsadm -Lnc")?);
+    let active = |listing: &str| {
+        let dests = listing.lines().filter(|line| line.contains("Masq"));
+        dests.filter_map(|line| line.split_whitespace().nth(4)?.parse::<u32>().ok()).sum::<u32>()
+    };
+    let listing = lab.ok(&format!("ipvsadm -Ln -t {vip}"))?;
+    ensure!(active(&listing) == 1, "{listing}");
+    drop(open);
+    run::until(pace::limit(Duration::from_secs(3)), "the connection closed", || {
+        row("ESTABLISHED").is_ok_and(|there| !there).then_some(())
+    })
+}
+
+/// The numbers of a listing's row.
+fn counts(row: &str) -> Vec<u64> {
+    row.split_whitespace().skip(2).filter_map(|word| word.parse().ok()).collect()
 }
 
 /// UDP, connected and not: answers come from the VIP, and a socket stays with its server.
@@ -58,6 +102,10 @@ pub fn datagrams_of_the_balancer_itself() -> Result<()> {
         names.push(String::from_utf8_lossy(&answer[..length]).into_owned());
     }
     ensure!(names.iter().all(|name| *name == names[0]), "{names:?}");
+    let listing = lab.ok(&format!("ipvsadm -Ln --stats --exact -u {vip}"))?;
+    let row = listing.lines().find(|line| line.starts_with("UDP")).context("no row of the service")?;
+    let (asked, answered) = (3 * (28 + 5), 3 * (28 + names[0].len() as u64));
+    ensure!(counts(row) == [1, 3, 3, asked, answered], "{listing}");
     Ok(())
 }
 

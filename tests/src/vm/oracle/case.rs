@@ -19,7 +19,8 @@
 //! clients; with a port they are written as ipvsadm wants them. `M1` to `M7` are marks. Every case has addresses and marks
 //! of its own, so that none sees another's connections. Options of packets: `ttl=N`, `tos=N`, `len=N` (of the data), `text=T` (the data; `_` is a blank, `\r`, `\n`, `\t` as usual),
 //! `df`, `frag=N` (cut, so many bytes each), `backwards` (the last fragment first), `through` (an answer that passes the balancer although it is not
-//! translated), `from=S1:80` (no answer: that server begins, from that port). ICMP errors quote the last packet that came the other way.
+//! translated), `from=S1:80` (no answer: that server begins, from that port),
+//! `here` (a datagram of a socket on the balancer itself, whose address `B` is). ICMP errors quote the last packet that came the other way.
 
 use anyhow::{Context, Result, bail};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -179,7 +180,8 @@ impl Case {
 }
 
 /// Names of packets' options.
-const OPTIONS: [&str; 9] = ["ttl", "tos", "len", "text", "df", "frag", "backwards", "through", "from"];
+const OPTIONS: [&str; 10] =
+    ["ttl", "tos", "len", "text", "df", "frag", "backwards", "through", "from", "here"];
 
 fn shots(answer: bool, rest: &str) -> Result<Vec<Step>> {
     let words: Vec<&str> = rest.split_whitespace().collect();
@@ -216,9 +218,9 @@ fn with_addresses(line: &str, v6: bool, number: u16) -> String {
 fn with_address(word: &str, v6: bool, number: u16) -> String {
     let (name, port) = word.split_once(':').map_or((word, None), |(name, port)| (name, Some(port)));
     let mut letters = name.chars();
-    let letter = letters.next().filter(|letter| "VWSRCM".contains(*letter));
+    let letter = letters.next().filter(|letter| "VWSRCMB".contains(*letter));
     let nth = letters.as_str();
-    let alone = matches!(letter, Some('V' | 'W')) && nth.is_empty();
+    let alone = matches!(letter, Some('V' | 'W' | 'B')) && nth.is_empty();
     let Some(letter) = letter.filter(|_| alone || nth.parse::<u8>().is_ok()) else {
         return word.to_owned();
     };
@@ -243,6 +245,8 @@ fn address(letter: char, nth: u8, v6: bool, number: u16) -> IpAddr {
         ('V', false) => Ipv4Addr::new(10, 100, high, low).into(),
         ('W', false) => Ipv4Addr::new(10, 101, high, low).into(),
         ('C', false) => Ipv4Addr::new(172, 16 + high, low, nth).into(),
+        ('B', false) => BALANCER4.into(),
+        ('B', true) => BALANCER6.into(),
         ('R', false) | ('S', true) => server6(nth).into(),
         ('R', true) | (_, false) => server4(nth).into(),
         ('V', true) => Ipv6Addr::new(0xfd20, 0, 0, 0, 0, 0, 0, number + 1).into(),
@@ -251,6 +255,11 @@ fn address(letter: char, nth: u8, v6: bool, number: u16) -> IpAddr {
         (_, true) => server6(nth).into(),
     }
 }
+
+/// The balancer's address towards the servers.
+const BALANCER4: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
+/// The same in the other family.
+const BALANCER6: Ipv6Addr = Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 1);
 
 /// A server's address.
 pub const fn server4(nth: u8) -> Ipv4Addr {

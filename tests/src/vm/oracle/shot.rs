@@ -101,12 +101,8 @@ fn ends(frame: &[u8]) -> (IpAddr, u16, Mac) {
 
 fn body(shot: &Shot, from: SocketAddr, to: SocketAddr, quoted: Option<&[u8]>) -> Result<Option<Body>> {
     let length: Option<usize> = shot.number("len")?;
-    let text = shot.value("text").map(unescaped);
-    let data = |default: &[u8]| match (&text, length) {
-        (Some(text), _) => text.clone(),
-        (None, Some(length)) => vec![0x55; length],
-        (None, None) => default.to_vec(),
-    };
+    let given = given(shot)?;
+    let data = |default: &[u8]| given.clone().unwrap_or_else(|| default.to_vec());
     let tcp = |flags, default: &[u8]| Some(Body::Tcp(from.port(), to.port(), flags, data(default)));
     let v4 = from.is_ipv4();
     let error = |v4_kind: (u8, u8), v6_kind: (u8, u8), word| {
@@ -138,6 +134,17 @@ fn body(shot: &Shot, from: SocketAddr, to: SocketAddr, quoted: Option<&[u8]>) ->
             },
         },
     })
+}
+
+/// What a datagram of a socket on the balancer itself says.
+pub fn said_here(shot: &Shot) -> Result<Vec<u8>> {
+    Ok(given(shot)?.unwrap_or_else(|| b"hello".to_vec()))
+}
+
+/// The data, if the shot says what.
+fn given(shot: &Shot) -> Result<Option<Vec<u8>>> {
+    let filled = shot.number("len")?.map(|length| vec![0x55; length]);
+    Ok(shot.value("text").map(unescaped).or(filled))
 }
 
 /// A text as packets have it: `_` is a blank, `\r`, `\n` and `\t` are what they usually are.

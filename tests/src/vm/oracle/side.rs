@@ -2,7 +2,7 @@
 //! neighbours are known for good. At the far ends of both cables is this program, which is every client and server.
 
 use super::case::Shot;
-use super::shot::Memory;
+use super::shot::{self, Memory};
 use super::whole::{self, Whole};
 use super::wire::Wire;
 use super::world::{BACK_MAC, FRONT_MAC, NARROW_MTU, SYSCTLS, addresses, colons};
@@ -11,9 +11,10 @@ use crate::net::{Netns, offload, xdp_pass};
 use crate::pace;
 use crate::run::{self, Said};
 use anyhow::{Context, Result, bail};
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -39,6 +40,8 @@ pub struct Side {
     back: Wire,
     memory: Memory,
     fences: u32,
+    /// Sockets of clients on the balancer itself.
+    here: BTreeMap<SocketAddr, UdpSocket>,
     /// Sysctls the case has set.
     set: BTreeSet<String>,
     _outside: Netns,
@@ -68,7 +71,17 @@ impl Side {
         }
         let (front, back) = (Wire::open(&outside, "front")?, Wire::open(&outside, "back")?);
         let (memory, set) = (Memory::default(), BTreeSet::new());
-        let side = Self { which, balancer, front, back, memory, fences: 0, set, _outside: outside };
+        let side = Self {
+            which,
+            balancer,
+            front,
+            back,
+            memory,
+            fences: 0,
+            here: BTreeMap::new(),
+            set,
+            _outside: outside,
+        };
         match which {
             Which::Kernel => drop(side.tool("tc", &["qdisc", "add", "dev", "eth0", "clsact"])?.ok()?),
             Which::Ours => drop(
@@ -209,7 +222,15 @@ impl Side {
             return Ok("  nothing to answer\n".to_owned());
         }
         let (near, far) = if shot.answer { (&self.back, &self.front) } else { (&self.front, &self.back) };
-        frames.iter().try_for_each(|frame| near.send(frame))?;
+        if shot.has("here") {
+            let socket = match self.here.entry(shot.client) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(here(&self.balancer, shot.client)?),
+            };
+            socket.send_to(&shot::said_here(shot)?, shot.service)?;
+        } else {
+            frames.iter().try_for_each(|frame| near.send(frame))?;
+        }
         if shot.has("backwards") {
             // They wait for each other, which the fence behind them does not.
             thread::sleep(pace::limit(Duration::from_millis(20)));
@@ -226,14 +247,39 @@ impl Side {
         let mut lines = String::new();
         for Whole { far, frame, around } in seen {
             let at_server = far != shot.answer;
-            writeln!(lines, "{}{around}", show::line(if at_server { "server" } else { "client" }, &frame))?;
+            let line = show::line(if at_server { "server" } else { "client" }, &frame);
+            writeln!(lines, "{}{around}", if shot.has("here") { without_journey(&line) } else { line })?;
             self.memory.keep(shot, at_server, frame);
+        }
+        if shot.answer
+            && let Some(socket) = self.here.get(&shot.client)
+        {
+            let mut data = [0; 2048];
+            match socket.recv_from(&mut data) {
+                Ok((length, from)) => writeln!(lines, "  here: {length} bytes from {from}")?,
+                Err(error) => writeln!(lines, "  here: {error}")?,
+            }
         }
         if lines.is_empty() {
             lines.push_str("  nothing\n");
         }
         Ok(lines)
     }
+}
+
+/// A socket on the balancer itself. It waits for answers, which come late at the worst.
+fn here(balancer: &Netns, address: SocketAddr) -> Result<UdpSocket> {
+    let socket = balancer.enter(|| UdpSocket::bind(address))??;
+    socket.set_read_timeout(Some(pace::limit(Duration::from_secs(1))))?;
+    Ok(socket)
+}
+
+/// A packet's line without what tells how it was made and how far it has come: kernel IPVS takes one off the TTL of what the
+/// machine itself sends, and flow labels are the socket's.
+fn without_journey(line: &str) -> String {
+    let (words, _bytes) = line.split_once(" | ").unwrap_or((line, ""));
+    let journey = |word: &&str| word.starts_with("ttl=") || word.starts_with("hops=");
+    words.split(' ').filter(|word| !journey(word)).collect::<Vec<_>>().join(" ")
 }
 
 /// True if the address is anywhere in the frame.
