@@ -4,31 +4,44 @@ use anyhow::{Context, Result, ensure};
 use lb_tests::harness::Case;
 use lb_tests::lab::Lab;
 use lb_tests::net::Netns;
-use lb_tests::topo::{self, Plan};
+use lb_tests::topo::{self, Dual, Plan, Topology};
 use lb_tests::{need, pace};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-pub const CASES: [Case; 1] = [("associations_through_nat", associations_through_nat)];
+pub const CASES: [Case; 2] = [
+    ("associations_through_nat", associations_through_nat),
+    ("associations_with_the_balancer_itself", associations_with_the_balancer_itself),
+];
 
 const SCTP: i32 = 132;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Both families, another port at the server: set up, data both ways, listed as established.
+/// To a server behind the balancer.
 fn associations_through_nat() -> Result<()> {
+    associations(|set| set.servers.first().map(|server| (&server.netns, server.address)))
+}
+
+/// To a server that is the balancer.
+fn associations_with_the_balancer_itself() -> Result<()> {
+    associations(|set| Some((&set.balancer.netns, set.balancer.address)))
+}
+
+/// Both families, another port at the server: set up, data both ways, listed as established.
+fn associations(server: impl Fn(&Topology) -> Option<(&Netns, Dual)>) -> Result<()> {
     need::network()?;
     let set = topo::nat(&Plan::example())?;
     let lab = Lab::at(&set.balancer.netns)?;
     lab.ok("lb-user attach eth0 eth1")?;
-    let server = set.servers.first().context("no server")?;
-    let dests = server.address.with_port(9001);
+    let (host, address) = server(&set).context("no server")?;
+    let dests = address.with_port(9001);
     for ((vip, at), from) in set.vip(9000).into_iter().zip(dests).zip(set.client.address.both()) {
         lab.quiet(&format!(
             "ipvsadm -A --sctp-service {vip} -s rr\nipvsadm -a --sctp-service {vip} -r {at} -m"
         ))?;
-        let listener = socket(&server.netns, at.ip(), at.port())?;
+        let listener = socket(host, at.ip(), at.port())?;
         listener.listen(1)?;
         let mut client = socket(&set.client.netns, from, 0)?;
         client.connect(&vip.into()).with_context(|| format!("{vip}: no association"))?;
