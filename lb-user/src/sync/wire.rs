@@ -423,7 +423,8 @@ fn encode_v0(record: &Record) -> Option<Vec<u8>> {
     for (addr, _) in [record.client, record.virt, record.dest] {
         bytes.extend(octets(addr));
     }
-    bytes.extend((record.flags as u16).to_be_bytes());
+    // Where these flags are, sequence data has to follow.
+    bytes.extend(((record.flags & !SEQUENCE_FLAGS) as u16).to_be_bytes());
     bytes.extend(record.state.to_be_bytes());
     Some(bytes)
 }

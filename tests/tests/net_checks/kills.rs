@@ -61,7 +61,10 @@ pub fn killed_at_any_moment() -> Result<()> {
         stop.store(true, Ordering::Relaxed);
         let ended = || "a thread of the test's panicked";
         for client in clients {
-            client.join().ok().with_context(ended)??;
+            let done = client.join().ok().with_context(ended)?;
+            done.with_context(|| {
+                format!("{:#?} {}", scene.lab.types("lb-user status; ipvsadm -Ln"), agent.log())
+            })?;
         }
         flaps.join().ok().with_context(ended)??;
         killed

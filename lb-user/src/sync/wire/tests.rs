@@ -111,6 +111,9 @@ fn version_0() {
     assert_eq!(writer.push(&record("[2001:db8::1]:5001", "[fd00::1]:80", "[fd02::1]:8080")), None);
     assert_eq!(writer.push(&expected), None);
     assert_eq!(writer.finish().unwrap(), captured);
+    // Flags that sequence data comes with are not written without it.
+    assert_eq!(writer.push(&Record { flags: 0x600, ..expected.clone() }), None);
+    assert_eq!(read(&writer.finish().unwrap(), 5).unwrap().records, [expected]);
     // Sequence data that shifts nothing is passed over.
     let mut long = hex("01 05 00 34 00 06 1c 20 00 50 1f 90 c0 a8 01 0a 0a 00 00 01 0a 02 00 01 06 00 00 01");
     long.extend([0; SEQUENCE]);
