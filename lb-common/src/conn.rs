@@ -97,7 +97,7 @@ pub mod packets {
     /// None yet. Not 0, so that a connection's count is never taken for that of a template in the same place.
     pub const NONE: u32 = 1 << 31;
     /// More than this are not counted: what asks (drop_entry) wants to know of few. The hot line stays clean.
-    pub const ENOUGH: u32 = NONE | 64;
+    pub const ENOUGH: u32 = NONE | 16;
     /// The count.
     pub const COUNT: u32 = 0xff;
     /// One FTP data connection that depends on this connection. Nobody counts its packets then.

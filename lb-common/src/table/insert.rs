@@ -287,7 +287,7 @@ pub fn claim<F: Ip, T: Tables>(t: &T, new: &Insertion<F>, second: bool, least: u
     let mut firm = unknown_zero();
     let mut i = 0;
     while i < F::Entry::WAYS {
-        let way = new.place.home.wrapping_add(i) & (F::Entry::WAYS - 1);
+        let way = new.place.way::<F>(i);
         let entry = bucket.way(way);
         let ctl_word = entry.life().ctl.load_acquire();
         let same = ctl::is_live(ctl_word) && entry.matches(&new.wanted.flow, new.wanted.tag);

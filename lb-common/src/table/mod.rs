@@ -23,6 +23,7 @@ mod sweep;
 mod template;
 
 use crate::addr::{Port, Proto};
+use crate::cell::masked;
 use crate::conn::{Entry, Life, Ways, bound, ctl, tag};
 use crate::ip::Ip;
 use crate::settings::Settings;
@@ -52,6 +53,15 @@ pub struct Place {
     pub bucket: u32,
     /// The way to try first.
     pub home: u32,
+}
+
+impl Place {
+    /// The way to try as the `i`th. The second one shares its line of the cache with the first (IPv4), or lies beside it.
+    #[inline(always)]
+    fn way<F: Ip>(self, i: u32) -> u32 {
+        // The compiler knows that `home` is below eight; the verifier has to see it.
+        masked::<7>(self.home ^ i) as u32 & (F::Entry::WAYS - 1)
+    }
 }
 
 /// The place of a client.

@@ -33,12 +33,13 @@ const NOWHERE: u64 = u64::MAX;
 fn search_bucket<F: Ip, T: Tables, const REPLY: bool>(
     t: &T,
     bucket: &F::Bucket,
-    home: u32,
+    place: Place,
+    from: u32,
     wanted: &Wanted<F>,
 ) -> u64 {
-    let mut i = 0;
+    let mut i = from;
     while i < F::Entry::WAYS {
-        let way = home.wrapping_add(i) & (F::Entry::WAYS - 1);
+        let way = place.way::<F>(i);
         let found = probe::<F, T, REPLY>(t, bucket.way(way), wanted);
         if found != 0 {
             return (found as u64) << 32 | way as u64;
@@ -116,7 +117,10 @@ pub fn search_keeping<'a, F: Ip, T: Tables, const REPLY: bool>(
     })
 }
 
-/// Is it where it is nearly always? No call then.
+/// Ways [`at_home`] looks at.
+const NEAR: u32 = 2;
+
+/// Is it at home or next to it, where it is nearly always? No call then.
 #[inline(always)]
 fn at_home<'a, F: Ip, T: Tables, const REPLY: bool>(
     t: &T,
@@ -124,12 +128,16 @@ fn at_home<'a, F: Ip, T: Tables, const REPLY: bool>(
     place: Place,
     wanted: &Wanted<F>,
 ) -> Option<Hit<'a, F>> {
-    let way = place.home & (F::Entry::WAYS - 1);
-    let first = probe::<F, T, REPLY>(t, bucket.way(way), wanted);
-    if first == 0 {
+    let mut way = place.way::<F>(0);
+    let mut found = probe::<F, T, REPLY>(t, bucket.way(way), wanted);
+    if found == 0 {
+        way = place.way::<F>(1);
+        found = probe::<F, T, REPLY>(t, bucket.way(way), wanted);
+    }
+    if found == 0 {
         return None;
     }
-    hit(bucket, (first as u64) << 32 | way as u64, base::<F>(place.bucket))
+    hit(bucket, (found as u64) << 32 | way as u64, base::<F>(place.bucket))
 }
 
 /// Looks through the rest of a place.
@@ -140,7 +148,7 @@ fn elsewhere<'a, F: Ip, T: Tables, const REPLY: bool>(
     place: Place,
     wanted: &Wanted<F>,
 ) -> Option<Hit<'a, F>> {
-    let found = search_bucket::<F, T, REPLY>(t, bucket, place.home.wrapping_add(1), wanted);
+    let found = search_bucket::<F, T, REPLY>(t, bucket, place, NEAR, wanted);
     if found != NOWHERE {
         return hit(bucket, found, base::<F>(place.bucket));
     }
@@ -148,7 +156,7 @@ fn elsewhere<'a, F: Ip, T: Tables, const REPLY: bool>(
         return None;
     }
     let second = t.overflow::<F>(place.bucket)?;
-    let found = search_bucket::<F, T, REPLY>(t, second, place.home, wanted);
+    let found = search_bucket::<F, T, REPLY>(t, second, place, 0, wanted);
     if found == NOWHERE { None } else { hit(second, found, base::<F>(place.bucket) | SLOT_OVERFLOW) }
 }
 
