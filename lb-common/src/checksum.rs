@@ -13,8 +13,9 @@ pub const fn fold(sum: u32) -> u16 {
 /// Adds a 32-bit word, carry included.
 #[inline(always)]
 pub const fn add32(sum: u32, word: u32) -> u32 {
-    let (s, carry) = sum.overflowing_add(word);
-    s.wrapping_add(carry as u32)
+    // In 64 bits: a carry out of 32 would be a branch, which no processor can predict.
+    let sum = sum as u64 + word as u64;
+    (sum as u32).wrapping_add((sum >> 32) as u32)
 }
 
 /// The checksum field after the 16-bit word `old` became `new` (RFC 1624, equation 3).
