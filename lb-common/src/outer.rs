@@ -103,10 +103,10 @@ fn tell<F: Ip, P: Packet, T: Tables>(
             if !F::dont_fragment(outer) {
                 return Err(Reason::TunnelError);
             }
-            icmp::Error::too_big(tunnel::room(dest, path))
+            icmp::Error::too_big(tunnel::Shape::of(dest).room(path))
         }
         (false, 2, _) => {
-            icmp::Error::too_big(tunnel::room(dest, learn::<F, T>(t, dest, told, work.seen.now)))
+            icmp::Error::too_big(tunnel::Shape::of(dest).room(learn::<F, T>(t, dest, told, work.seen.now)))
         }
         // It points at a field of the outer header.
         (false, 4.., _) => return Err(Reason::TunnelError),

@@ -236,12 +236,13 @@ fn to_server<F: Ip, P: Packet, T: Tables>(
         hop => hop?,
     };
     decrement::<F, P>(p, seen)?;
-    let limit = if tunnelled { tunnel::room(dest, hop.mtu) } else { hop.mtu };
+    let shape = tunnel::Shape::of(dest);
+    let limit = if tunnelled { shape.room(hop.mtu) } else { hop.mtu };
     if seen.len > limit && limit != 0 {
         return Err(Reason::TooBig);
     }
     if tunnelled {
-        return Ok(tunnel::send(p, t, seen, dest, &hop).into());
+        return Ok(tunnel::send(p, t, seen, dest, shape, &hop).into());
     }
     if translated {
         translate(p, work, bound, dest)?;

@@ -3,7 +3,7 @@
 use crate::dest::Hop;
 use crate::packet::Packet;
 use crate::reason::Reason;
-use crate::wire::{Vlan, ethertype};
+use crate::wire::{Eth, Vlan, ethertype};
 
 /// Length of an Ethernet header.
 pub const ETH: u32 = 14;
@@ -21,13 +21,6 @@ pub fn send<P: Packet>(p: &mut P, l3: u32, kind: u16, hop: &Hop) -> Result<(), R
         *macs = hop.mac_bytes();
         return Ok(());
     }
-    // A copy: the hop itself need not be in memory.
-    retag(p, l3, kind, &{ *hop })
-}
-
-/// The uncommon case of [`send`]: other tags than before.
-#[inline(never)]
-fn retag<P: Packet>(p: &mut P, l3: u32, kind: u16, hop: &Hop) -> Result<(), Reason> {
     rebuild(p, l3, 0, kind, hop).map(|_| ())
 }
 
@@ -35,14 +28,26 @@ fn retag<P: Packet>(p: &mut P, l3: u32, kind: u16, hop: &Hop) -> Result<(), Reas
 /// begins.
 #[inline(always)]
 pub fn rebuild<P: Packet>(p: &mut P, l3: u32, room: u32, kind: u16, hop: &Hop) -> Result<u32, Reason> {
-    let keeps = hop.vlan == 0 && hop.ifindex == p.ingress();
-    let tags = if keeps { read_tags(p, l3)? } else { own_tag(hop) };
-    let l2 = ETH + TAG * tags.count;
+    let kept = if hop.vlan == 0 && hop.ifindex == p.ingress() { l3 - ETH } else { 0 };
+    let l2 = ETH + if hop.vlan == 0 { kept } else { TAG };
     if !p.move_start((room + l2) as i32 - l3 as i32) {
         return Err(Reason::NoHeadroom);
     }
-    write(p, kind, hop, &tags)?;
+    if l2 == ETH {
+        let header: &mut Eth = p.at_mut(0).ok_or(Reason::Truncated)?;
+        header_of(header, hop, kind.to_be_bytes());
+    } else {
+        // A copy: the hop itself need not be in memory.
+        tagged(p, room, kind, kept, &{ *hop })?;
+    }
     Ok(l2)
+}
+
+#[inline(always)]
+fn header_of(header: &mut Eth, hop: &Hop, kind: [u8; 2]) {
+    let macs = hop.mac_bytes();
+    let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = macs;
+    *header = Eth { dst: [d0, d1, d2, d3, d4, d5], src: [s0, s1, s2, s3, s4, s5], kind };
 }
 
 /// Up to two tags: EtherType and control word of each, as on the wire.
@@ -52,23 +57,26 @@ struct Tags {
     count: u32,
 }
 
+/// Writes a link header with tags: `kept` bytes of them that stood `room` bytes further on, or the hop's own.
+#[inline(never)]
+fn tagged<P: Packet>(p: &mut P, room: u32, kind: u16, kept: u32, hop: &Hop) -> Result<(), Reason> {
+    let tags = if kept == 0 { own_tag(hop) } else { read_tags(p, room, kept)? };
+    write(p, kind, hop, &tags)
+}
+
 #[inline(always)]
 fn own_tag(hop: &Hop) -> Tags {
     let tci = (hop.vlan as u16).to_be_bytes();
     let kind = ethertype::VLAN.to_be_bytes();
-    Tags { words: [[kind[0], kind[1], tci[0], tci[1]], [0; 4]], count: (hop.vlan != 0) as u32 }
+    Tags { words: [[kind[0], kind[1], tci[0], tci[1]], [0; 4]], count: 1 }
 }
 
 #[inline(always)]
-fn read_tags<P: Packet>(p: &P, l3: u32) -> Result<Tags, Reason> {
-    let mut tags = Tags { words: [[0; 4]; 2], count: 0 };
-    if l3 >= ETH + TAG {
-        tags.count = 1;
-        tags.words[0] = *p.at(12).ok_or(Reason::Truncated)?;
-    }
-    if l3 >= ETH + 2 * TAG {
+fn read_tags<P: Packet>(p: &P, room: u32, kept: u32) -> Result<Tags, Reason> {
+    let mut tags = Tags { words: [*p.at(room + 12).ok_or(Reason::Truncated)?, [0; 4]], count: 1 };
+    if kept >= 2 * TAG {
         tags.count = 2;
-        tags.words[1] = *p.at(16).ok_or(Reason::Truncated)?;
+        tags.words[1] = *p.at(room + 16).ok_or(Reason::Truncated)?;
     }
     Ok(tags)
 }
@@ -78,14 +86,10 @@ fn write<P: Packet>(p: &mut P, kind: u16, hop: &Hop, tags: &Tags) -> Result<(), 
     let kind = kind.to_be_bytes();
     let first = |i: usize| [tags.words[i][0], tags.words[i][1]];
     let tci = |i: usize| [tags.words[i][2], tags.words[i][3]];
-    let macs: &mut [u8; 12] = p.at_mut(0).ok_or(Reason::Truncated)?;
-    *macs = hop.mac_bytes();
-    let place: &mut [u8; 2] = p.at_mut(12).ok_or(Reason::Truncated)?;
-    *place = if tags.count == 0 { kind } else { first(0) };
-    if tags.count >= 1 {
-        let tag: &mut Vlan = p.at_mut(ETH).ok_or(Reason::Truncated)?;
-        *tag = Vlan { tci: tci(0), kind: if tags.count == 1 { kind } else { first(1) } };
-    }
+    let header: &mut Eth = p.at_mut(0).ok_or(Reason::Truncated)?;
+    header_of(header, hop, first(0));
+    let tag: &mut Vlan = p.at_mut(ETH).ok_or(Reason::Truncated)?;
+    *tag = Vlan { tci: tci(0), kind: if tags.count == 1 { kind } else { first(1) } };
     if tags.count >= 2 {
         let tag: &mut Vlan = p.at_mut(ETH + TAG).ok_or(Reason::Truncated)?;
         *tag = Vlan { tci: tci(1), kind };

@@ -93,19 +93,31 @@ fn to_server<F: Ip, P: Packet, T: Tables>(
     if !decrement::<F, P>(p, seen)? {
         return Ok(Step::answer(icmp::Error::TIME_EXCEEDED.about(bound)));
     }
-    let limit = if tunnelled { tunnel::room(dest, hop.mtu) } else { hop.mtu };
-    if seen.len > limit && limit != 0 {
-        refuses_fragments::<F, P>(p, seen)?;
-        return Ok(Step::answer(icmp::Error::too_big(limit).about(bound)));
-    }
     if tunnelled {
-        return Ok(tunnel::send(p, t, seen, dest, &hop).into());
+        let shape = tunnel::Shape::of(dest);
+        return match refused(p, seen, bound, shape.room(hop.mtu))? {
+            None => Ok(tunnel::send(p, t, seen, dest, shape, &hop).into()),
+            Some(answer) => Ok(answer),
+        };
+    }
+    if let Some(answer) = refused(p, seen, bound, hop.mtu)? {
+        return Ok(answer);
     }
     if method == Method::Nat as u32 {
         translate(p, seen, bound, dest)?;
     }
     link::send(p, seen.l3, F::ETHERTYPE, &hop)?;
     Ok(Verdict::sent(Reason::Forwarded, hop.ifindex, p.ingress()).into())
+}
+
+/// What is to be answered to a packet longer than `limit`, if it is; 0 = not known.
+#[inline(always)]
+fn refused<F: Ip, P: Packet>(p: &P, seen: &Seen<F>, bound: u32, limit: u32) -> Result<Option<Step>, Reason> {
+    if seen.len <= limit || limit == 0 {
+        return Ok(None);
+    }
+    refuses_fragments::<F, P>(p, seen)?;
+    Ok(Some(Step::answer(icmp::Error::too_big(limit).about(bound))))
 }
 
 /// Puts a NAT dest in the place of the service.

@@ -4,7 +4,7 @@ use crate::addr::{Family, Port, Proto};
 use crate::checksum;
 use crate::dest::{Dest, Hop, TunType};
 use crate::forward::{link, nat};
-use crate::ip::{Ip, V4, V6};
+use crate::ip::{Address, Ip, V4, V6};
 use crate::packet::Packet;
 use crate::parse::Seen;
 use crate::reason::{Reason, Verdict};
@@ -51,15 +51,28 @@ impl Shell {
     }
 }
 
-#[inline(always)]
-fn outer_len(dest: &Dest) -> u32 {
-    if dest.family() == Family::V4 as u8 { V4::HEADER } else { V6::HEADER }
+/// What goes in front of a dest's packets, its words read once.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    shell: Shell,
+    v4: bool,
 }
 
-/// The longest inner packet a way of this MTU carries; 0 = not known.
-#[inline(always)]
-pub fn room(dest: &Dest, mtu: u32) -> u32 {
-    mtu.saturating_sub(outer_len(dest) + Shell::of(dest).len())
+impl Shape {
+    /// Of a tunnel dest. (Of another it means nothing.)
+    #[inline(always)]
+    pub fn of(dest: &Dest) -> Self {
+        Self { shell: Shell::of(dest), v4: dest.family() == Family::V4 as u8 }
+    }
+    #[inline(always)]
+    const fn outer(self) -> u32 {
+        if self.v4 { V4::HEADER } else { V6::HEADER }
+    }
+    /// The longest inner packet a way of this MTU carries; 0 = not known.
+    #[inline(always)]
+    pub fn room(self, mtu: u32) -> u32 {
+        mtu.saturating_sub(self.outer() + self.shell.len())
+    }
 }
 
 /// Where the inner packet begins in an outer one of ours, if `outer` may be one: as an ICMP error quotes it.
@@ -109,9 +122,10 @@ pub fn send<F: Ip, P: Packet, T: Tables>(
     t: &T,
     seen: &Seen<F>,
     dest: &Dest,
+    shape: Shape,
     hop: &Hop,
 ) -> Verdict {
-    match wrap(p, t, seen, dest, hop) {
+    match wrap(p, t, seen, dest, shape, hop) {
         Ok(()) => Verdict::sent(Reason::Forwarded, hop.ifindex, p.ingress()),
         Err(reason) => reason.into(),
     }
@@ -123,18 +137,18 @@ fn wrap<F: Ip, P: Packet, T: Tables>(
     t: &T,
     n: &Seen<F>,
     dest: &Dest,
+    shape: Shape,
     hop: &Hop,
 ) -> Result<(), Reason> {
     let header: &F::Header = p.at(n.l3).ok_or(Reason::Truncated)?;
-    let shell = Shell::of(dest);
+    let Shape { shell, v4 } = shape;
     let inner = Inner {
         tos: outer_tos(F::tos(header)),
         ttl: F::ttl(header),
         dont_fragment: F::dont_fragment(header) && t.settings().pmtu_disc.load() != 0,
         len: n.len + shell.len(),
     };
-    let v4 = dest.family() == Family::V4 as u8;
-    let (outer, kind) = if v4 { (V4::HEADER, V4::ETHERTYPE) } else { (V6::HEADER, V6::ETHERTYPE) };
+    let (outer, kind) = (shape.outer(), if v4 { V4::ETHERTYPE } else { V6::ETHERTYPE });
     let l3 = link::rebuild(p, n.l3, outer + shell.len(), kind, hop)?;
     let proto = shell.proto(F::INSIDE);
     if v4 {
@@ -144,7 +158,7 @@ fn wrap<F: Ip, P: Packet, T: Tables>(
     }
     let at = l3 + outer;
     match shell.kind {
-        k if k == TunType::Gue as u8 => gue::<F, P, T>(p, t, at, &shell, &inner, dest)?,
+        k if k == TunType::Gue as u8 => gue(p, n, at, &shell, &inner, dest)?,
         k if k == TunType::Gre as u8 => gre::<F, P>(p, at, &shell, &inner)?,
         _ => {}
     }
@@ -211,9 +225,9 @@ fn outer_v6<P: Packet>(p: &mut P, l3: u32, inner: &Inner, proto: Proto, dest: &D
 
 /// UDP and GUE version 0 headers. The source port spreads flows, within the kernel's default local range.
 #[inline(always)]
-fn gue<F: Ip, P: Packet, T: Tables>(
+fn gue<F: Ip, P: Packet>(
     p: &mut P,
-    t: &T,
+    n: &Seen<F>,
     at: u32,
     shell: &Shell,
     inner: &Inner,
@@ -221,8 +235,7 @@ fn gue<F: Ip, P: Packet, T: Tables>(
 ) -> Result<(), Reason> {
     const LOW: u32 = 32768;
     const SPAN: u32 = 60999 - LOW;
-    let hash = flow_hash::<F, P, T>(p, t, at + GUE);
-    let sport = LOW + ((hash as u64 * SPAN as u64) >> 32) as u32;
+    let sport = LOW + ((flow_hash(n) as u64 * SPAN as u64) >> 32) as u32;
     let (s, d) = ((sport as u16).to_be_bytes(), shell.port.wire().to_ne_bytes());
     let len = (inner.len as u16).to_be_bytes();
     let head: &mut [u8; 12] = p.at_mut(at).ok_or(Reason::Truncated)?;
@@ -242,16 +255,14 @@ fn gue<F: Ip, P: Packet, T: Tables>(
     Ok(())
 }
 
-/// A hash of the inner flow's addresses and first four transport bytes; 0 if they cannot be read, which they were before.
-/// A function of its own, for the sake of the stack.
-#[inline(never)]
-fn flow_hash<F: Ip, P: Packet, T: Tables>(p: &P, t: &T, inner: u32) -> u32 {
-    use crate::ip::Address;
-    let Some(header) = p.at::<F::Header>(inner) else { return 0 };
-    let addresses = F::source(header).mixed() ^ F::destination(header).mixed().rotate_left(16);
-    let Some(ports) = p.at::<[u8; 4]>(inner + F::HEADER) else { return 0 };
-    let word = addresses as u64 | (u32::from_ne_bytes(*ports) as u64 & 0xff_ffff) << 32;
-    crate::siphash::short(t.secret(), word ^ (ports[3] as u64) << 40, 7) as u32
+/// A hash of the inner flow. It spreads flows over a server's queues and the paths there, no more, so it has no key: who
+/// chooses his flows could as well choose outer ones of one queue.
+#[inline(always)]
+fn flow_hash<F: Ip>(n: &Seen<F>) -> u32 {
+    let addresses = n.src.mixed() ^ n.dst.mixed().rotate_left(16);
+    let ports = n.sport.wire() as u32 | (n.dport.wire() as u32) << 16;
+    let word = (addresses as u64 | (ports as u64) << 32).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    ((word ^ word >> 32).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32
 }
 
 /// GRE version 0, with a checksum if asked.
