@@ -253,7 +253,7 @@ pub fn connect<F: Ip, T: Tables>(
     if control.template != Control::NONE.template {
         birth.dest |= bound::CONTROLLED;
     }
-    let inserted = t.insert(&work.wanted, work.place, birth, control);
+    let inserted = t.insert_newcomer(&work.wanted, work.place, birth, control);
     if inserted.is_new() {
         t.count_conn(number);
     }

@@ -122,6 +122,11 @@ impl Step {
     pub const fn pick() -> Self {
         Self(Self::PICK)
     }
+    /// Is the scheduler to be asked?
+    #[inline(always)]
+    pub const fn is_pick(self) -> bool {
+        self.is(Self::PICK)
+    }
     /// The call a client's packet belongs to decides.
     #[inline(always)]
     pub const fn call() -> Self {

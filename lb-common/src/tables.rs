@@ -263,6 +263,21 @@ pub trait Tables {
         table::insert(self, &Insertion { wanted: *wanted, birth, place, control })
     }
 
+    /// [`Tables::insert`] where most newcomers go through.
+    #[inline(always)]
+    fn insert_newcomer<F: Ip>(
+        &self,
+        wanted: &Wanted<F>,
+        place: Place,
+        birth: Birth,
+        control: Control,
+    ) -> Inserted
+    where
+        Self: Sized,
+    {
+        self.insert(wanted, place, birth, control)
+    }
+
     /// [`table::retire`].
     fn retire<F: Ip>(&self, slot: u32, why: u32) -> u32
     where

@@ -359,16 +359,27 @@ impl<const DESK: u32> Tables for At<DESK> {
     }
     #[inline(always)]
     fn insert<F: Ip>(&self, wanted: &Wanted<F>, place: Place, birth: Birth, control: Control) -> Inserted {
-        let Some(scratch) = scratch() else { return Inserted(Reason::Internal as u64) };
-        let new = &raw mut scratch.insertion as *mut Insertion<F>;
-        // SAFETY: the family says which type `F` is; the union has room for both, of any content.
-        let new = unsafe { &mut *new };
-        (new.birth, new.place, new.control) = (birth, place, control);
-        cell::copy(wanted, &mut new.wanted);
+        if insertion(wanted, place, birth, control).is_none() {
+            return Inserted(Reason::Internal as u64);
+        }
         Inserted(match F::FAMILY {
             Family::V4 => lb_insert4(),
             Family::V6 => lb_insert6(),
         })
+    }
+    // Without a call of its own.
+    #[inline(always)]
+    fn insert_newcomer<F: Ip>(
+        &self,
+        wanted: &Wanted<F>,
+        place: Place,
+        birth: Birth,
+        control: Control,
+    ) -> Inserted {
+        match insertion(wanted, place, birth, control) {
+            Some(new) => table::insert(self, new),
+            None => Inserted(Reason::Internal as u64),
+        }
     }
     #[inline(always)]
     fn retire<F: Ip>(&self, slot: u32, why: u32) -> u32 {
@@ -485,14 +496,17 @@ fn with_scratch(ask: impl FnOnce(&Kernel, &mut Scratch) -> u64) -> u64 {
     }
 }
 
-/// [`admit::lookup`], IPv4.
+/// [`admit::lookup`], and where it leads there, [`admit::pick`], without a call of its own; IPv4.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_lookup4() -> u64 {
-    with_scratch(|t, s| admit::lookup(t, &mut s.work.v4, &mut s.work.question).0)
+    with_scratch(|t, s| {
+        let step = admit::lookup(t, &mut s.work.v4, &mut s.work.question);
+        if step.is_pick() { admit::pick(t, &s.work.question).0 } else { step.0 }
+    })
 }
 
-/// [`admit::lookup`], IPv6.
+/// [`admit::lookup`], IPv6. There is no stack left to go on in.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_lookup6() -> u64 {
@@ -665,6 +679,22 @@ impl AnyInsertion {
         // SAFETY: the family says which type `F` is; the union has room for both.
         unsafe { *(place as *mut Insertion<F>) = new };
     }
+}
+
+/// Writes an insertion down in the scratch memory, where the functions that carry it out find it.
+#[inline(always)]
+fn insertion<F: Ip>(
+    wanted: &Wanted<F>,
+    place: Place,
+    birth: Birth,
+    control: Control,
+) -> Option<&'static Insertion<F>> {
+    let new = &raw mut scratch()?.insertion as *mut Insertion<F>;
+    // SAFETY: the family says which type `F` is; the union has room for both, of any content.
+    let new = unsafe { &mut *new };
+    (new.birth, new.place, new.control) = (birth, place, control);
+    cell::copy(wanted, &mut new.wanted);
+    Some(new)
 }
 
 /// This CPU's.
