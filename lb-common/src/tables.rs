@@ -213,7 +213,8 @@ pub trait Tables {
     /// [`RouteQuery`].
     fn route_to_client<F: Ip>(&self, to: &F::Addr, from: &F::Addr, ingress: u32) -> Result<Hop, Reason>;
 
-    /// [`admit::lookup`]. These are functions of their own in the kernel program, each verified once.
+    /// [`admit::lookup`], which may have gone on to [`admit::pick`]. These are functions of their own in the kernel program,
+    /// each verified once.
     fn lookup<F: Ip>(&self, work: &mut Work<F>, question: &mut Question) -> Step
     where
         Self: Sized,
