@@ -48,6 +48,7 @@ pub mod conn_out;
 pub mod crc32c;
 pub mod defence;
 pub mod dest;
+pub mod estimate;
 pub mod flow;
 pub mod forward;
 pub mod fragments;

@@ -88,14 +88,18 @@ pub struct Settings {
     pub loop_ends: [Cell32; 2],
     /// Under backup_only, while a backup sync daemon runs: clients' packets are left alone until this tick; else 0.
     pub standby_until: Cell32,
-    /// Key of the connection table's hash.
-    pub table_key: TableKey,
-    /// The control side's own.
-    pub spare: [Cell32; 44],
+    /// sysctl run_estimation: do rates move?
+    pub run_estimation: Cell32,
+    /// Services' numbers from this one on have never been used.
+    pub services_end: Cell32,
     /// 1 once a client on the balancer itself was given a server: what the machine sends may be such clients'.
     pub local_clients: Cell32,
     /// Services with a persistence engine: a server's packet that answers nothing may begin a connection.
     pub engines: Cell32,
+    /// Key of the connection table's hash.
+    pub table_key: TableKey,
+    /// The control side's own.
+    pub spare: [Cell32; 42],
 }
 
 const _: () = assert!(core::mem::size_of::<Settings>() == 640);
@@ -146,10 +150,12 @@ impl Settings {
             local_dests: Cell32::new(0),
             loop_ends: [const { Cell32::new(0) }; 2],
             standby_until: Cell32::new(0),
-            table_key: TableKey::new(),
-            spare: [const { Cell32::new(0) }; 44],
+            run_estimation: Cell32::new(0),
+            services_end: Cell32::new(0),
             local_clients: Cell32::new(0),
             engines: Cell32::new(0),
+            table_key: TableKey::new(),
+            spare: [const { Cell32::new(0) }; 42],
         }
     }
 }
@@ -203,6 +209,7 @@ impl Settings {
         self.hz.store(hz);
         self.conn_reuse_mode.store(1);
         self.pmtu_disc.store(1);
+        self.run_estimation.store(1);
         self.lblc_expiration.store(86_400);
         self.lblcr_expiration.store(86_400);
         for (proto, states) in [(Proto::TCP, 11), (Proto::UDP, 2), (Proto::SCTP, 14)] {

@@ -10,6 +10,7 @@ use crate::admit::{self, Question};
 use crate::cell::{Cell32, Cell64};
 use crate::defence;
 use crate::dest::{Dest, Hop, SharedHop};
+use crate::estimate::{self, Rate};
 use crate::fragments::{FragKey, HeldKey, Ports, Waiting};
 use crate::ip::Ip;
 use crate::local::{Other, Peer};
@@ -33,7 +34,7 @@ pub const LOOPBACK: u32 = 1;
 pub const FILTER_BITS: u32 = 16;
 
 /// Layout version of all maps together. A binary never reads maps of another version as its own.
-pub const LAYOUT: u32 = 10;
+pub const LAYOUT: u32 = 11;
 
 /// The way asked for.
 #[repr(C, align(8))]
@@ -99,7 +100,14 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Connections, packets in and out, bytes in and out.
+    #[inline(always)]
+    pub fn words(&self) -> [u64; 5] {
+        [self.conns, self.inpkts, self.outpkts, self.inbytes, self.outbytes]
+    }
+
     /// Sum of both.
+    #[inline(always)]
     pub fn plus(self, o: Self) -> Self {
         Self {
             conns: self.conns.wrapping_add(o.conns),
@@ -207,6 +215,10 @@ pub trait Tables {
     fn count(&self, dest: u32, direction: Direction, bytes: u32);
     /// Counts a connection scheduled.
     fn count_conn(&self, dest: u32);
+    /// A dest's counters, those of all CPUs together.
+    fn counters(&self, dest: u32) -> Counters;
+    /// An estimator, by its place: see [`crate::estimate`].
+    fn rate(&self, place: u32) -> Option<&Rate>;
     /// Asks the kernel for a way and writes it to `into`.
     fn route(&self, query: &RouteQuery, into: &SharedHop) -> Result<(), Reason>;
     /// The way to a client, remembered for about a second. `from`: on behalf of which address; `ingress`: as in
@@ -285,6 +297,13 @@ pub trait Tables {
         Self: Sized,
     {
         table::retire::<F, Self>(self, slot, why)
+    }
+    /// [`estimate::dest`].
+    fn estimate_dest(&self, number: u32, seconds: u32)
+    where
+        Self: Sized,
+    {
+        estimate::dest(self, number, seconds);
     }
     /// [`defence::thin_out`].
     fn thin_out<F: Ip>(&self, bucket: u32)

@@ -7,7 +7,7 @@ use core::ops::ControlFlow;
 use aya_ebpf::bindings::{bpf_fib_lookup, xdp_md};
 use aya_ebpf::helpers::generated::{
     bpf_fib_lookup as fib_lookup, bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_loop,
-    bpf_redirect,
+    bpf_map_lookup_percpu_elem, bpf_redirect,
 };
 use lb_common::addr::{Addr, Family};
 use lb_common::admit::{self, Question};
@@ -15,6 +15,7 @@ use lb_common::cell::{self, Cell32, Cell64};
 use lb_common::conn::{Bucket4, Bucket6};
 use lb_common::defence;
 use lb_common::dest::{Dest, Hop, Route, SharedHop};
+use lb_common::estimate::{self, Rate};
 use lb_common::fragments::{FragKey, HeldKey, Ports, Waiting};
 use lb_common::ip::{Address, Ip, V4, V6};
 use lb_common::local::{Other, Peer};
@@ -36,7 +37,7 @@ use crate::fragments::{self, Held};
 use crate::frame::Frame;
 use crate::maps::{
     CACHES, CALLS, CLIENT_HOP_SLOTS, CLIENT_HOPS, CONNS4, CONNS6, CONTROLS, DESTS, EGRESS, FILTER, FRAGMENTS,
-    HELD, LISTS, LOCAL_PEERS, MARKS, OVERFLOW4, OVERFLOW6, SCHED, SCRATCH, SERVICES, SETTINGS, STATS,
+    HELD, LISTS, LOCAL_PEERS, MARKS, OVERFLOW4, OVERFLOW6, RATES, SCHED, SCRATCH, SERVICES, SETTINGS, STATS,
     SWEEPER, VLANS, WAITING,
 };
 
@@ -80,6 +81,17 @@ static BUCKET_MASK_V6: u32 = 0;
 fn constant(c: &'static u32) -> u32 {
     // SAFETY: a valid static; volatile, because the loader changes it after the compiler is done.
     unsafe { core::ptr::read_volatile(c) }
+}
+
+/// CPUs there may be: the kernel says where they end.
+const MOST_CPUS: u32 = 1 << 13;
+
+/// A dest's counters, while they are added up.
+#[repr(C, align(8))]
+struct OfDest {
+    dest: u32,
+    spare: u32,
+    sum: Counters,
 }
 
 /// A way to a client, remembered by one CPU. 80 bytes.
@@ -290,6 +302,31 @@ impl<const DESK: u32> Tables for At<DESK> {
             // SAFETY: this CPU's own copy.
             unsafe { (*c).conns = (*c).conns.wrapping_add(1) };
         }
+    }
+    #[inline(always)]
+    fn counters(&self, dest: u32) -> Counters {
+        let mut acc = OfDest { dest, spare: 0, sum: Counters::default() };
+        repeat(MOST_CPUS, &mut acc, |acc, cpu| {
+            let map = &raw const STATS as *mut c_void;
+            let key = &raw const acc.dest as *const c_void;
+            // SAFETY: the key is a word; nobody but that CPU writes its copy, and each counter is one word.
+            let Some(own) =
+                (unsafe { (bpf_map_lookup_percpu_elem(map, key, cpu) as *const Counters).as_ref() })
+            else {
+                return ControlFlow::Break(());
+            };
+            acc.sum = acc.sum.plus(*own);
+            ControlFlow::Continue(())
+        });
+        acc.sum
+    }
+    #[inline(always)]
+    fn rate(&self, place: u32) -> Option<&Rate> {
+        RATES.get(place)
+    }
+    #[inline(always)]
+    fn estimate_dest(&self, number: u32, seconds: u32) {
+        lb_estimate(number, seconds);
     }
     #[inline(always)]
     fn route(&self, query: &RouteQuery, into: &SharedHop) -> Result<(), Reason> {
@@ -648,6 +685,16 @@ extern "C" fn lb_tree_climb(base: u32, leaf: u32) -> u64 {
 extern "C" fn lb_tree_touch(record: u32) -> u64 {
     with_tables(|t| {
         tree::touch(t, record);
+        0
+    })
+}
+
+/// [`estimate::dest`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_estimate(number: u32, seconds: u32) -> u64 {
+    with_tables(|t| {
+        estimate::dest(t, number, seconds);
         0
     })
 }

@@ -7,6 +7,7 @@ use aya_ebpf::maps::{Array, DevMap, DevMapHash, HashMap, LruHashMap, PerCpuArray
 use lb_common::cell::Cell64;
 use lb_common::conn::{Bucket4, Bucket6};
 use lb_common::dest::Dest;
+use lb_common::estimate::{self, Rate};
 use lb_common::fragments::{self, FragKey, HeldKey, Ports, Waiting};
 use lb_common::local::{Desk, Other, Peer};
 use lb_common::mark::{self, MarkRule};
@@ -54,6 +55,9 @@ pub static CACHES: LruHashMap<CacheKey, Cached> = LruHashMap::with_max_entries(1
 /// Counters by dest.
 #[map(name = "stats")]
 pub static STATS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(131_072, 0);
+/// Estimators of dests, services and the total.
+#[map(name = "rates")]
+pub static RATES: Array<Rate> = Array::with_max_entries(estimate::places(131_072), MMAPABLE);
 /// Counters by reason.
 #[map(name = "reasons")]
 pub static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(64, 0);

@@ -1,4 +1,5 @@
-//! Expiry: one timer walks the connection table a slice at a time, with no process alive.
+//! Expiry: one timer walks the connection table a slice at a time, with no process alive. Every two seconds it moves the rates
+//! too.
 //!
 //! Every tick takes a 256th of the buckets of each family, so a round is about a second; tables above a quarter of a
 //! million buckets (a million IPv4 connections) take longer, because one tick never takes more than 1,024 buckets: they
@@ -13,6 +14,7 @@ use aya_ebpf::helpers::generated::{
 };
 use lb_common::cell::{Cell32, Cell64};
 use lb_common::defence;
+use lb_common::estimate::{self, Round};
 use lb_common::ip::{Ip, V4, V6};
 use lb_common::table;
 use lb_common::tables::Tables;
@@ -42,6 +44,8 @@ pub struct Sweeper {
     pub second: [Cell32; 2],
     /// Nanoseconds that all ticks have taken.
     pub spent: Cell64,
+    /// The look at the counters, for their rates.
+    round: Round,
 }
 
 /// Starts the timer, or lets this program's callback take it over. 0 or a negative error.
@@ -69,6 +73,7 @@ unsafe extern "C" fn tick(_map: *mut c_void, _key: *mut u32, sweeper: *mut Sweep
     if let Some(kernel) = Kernel::detached() {
         slice::<V4>(&kernel, sweeper, 0);
         slice::<V6>(&kernel, sweeper, 1);
+        estimate::tick(&kernel, &sweeper.round);
         // The end of a round of the IPv4 table: about a second.
         if sweeper.next[0].load() == 0 {
             defence::judge(&kernel, [sweeper.live[0].load(), sweeper.live[1].load()]);

@@ -132,6 +132,7 @@ impl Rules {
             cache_born: LONG_AGO,
             ..Service::default()
         };
+        m.settings().services_end.store(slot + 1);
         self.rows.push(Some(Row { key: new.key, value, scheduler: new.scheduler, list: Vec::new() }));
         if new.key.mark == 0 {
             know(m, new.key.family, &new.key.addr);

@@ -14,6 +14,7 @@ use crate::addr::{Addr, Family};
 use crate::cell::{Cell32, Cell64};
 use crate::conn::{Bucket4, Bucket6};
 use crate::dest::{self, Dest, Hop, SharedHop};
+use crate::estimate::{self, Rate};
 use crate::fragments::{FragKey, HeldKey, Ports, Waiting};
 use crate::ip::{Address, Ip};
 use crate::local::{Other, Peer};
@@ -146,6 +147,8 @@ pub struct HostTables {
     dests: Box<[Dest]>,
     caches: Caches,
     stats: Box<[SharedCounters]>,
+    /// Of dests, services and the total.
+    rates: Box<[Rate]>,
     reasons: Box<[Cell64]>,
     conns4: Box<[Bucket4]>,
     conns6: Box<[Bucket6]>,
@@ -201,6 +204,7 @@ impl HostTables {
             dests: many(sizes.dests),
             caches: Caches::new(sizes.caches),
             stats: many(sizes.dests),
+            rates: many(estimate::places(sizes.dests.max(sizes.services * 8))),
             reasons: many(reason::COUNT as u32),
             conns4: many(sizes.buckets),
             conns6: many(sizes.buckets),
@@ -457,6 +461,12 @@ impl Tables for HostTables {
         if let Some(c) = self.stats.get(dest as usize) {
             c.conns.add(1);
         }
+    }
+    fn counters(&self, dest: u32) -> Counters {
+        Self::counters(self, dest)
+    }
+    fn rate(&self, place: u32) -> Option<&Rate> {
+        self.rates.get(place as usize)
     }
     fn route(&self, query: &RouteQuery, into: &SharedHop) -> Result<(), Reason> {
         into.write(&self.route_of(query)?);

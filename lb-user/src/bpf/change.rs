@@ -197,6 +197,8 @@ impl Change {
         self.fits(1 + sched::table_len(conf.scheduler, 0))?;
         let slot = self.service_slot().ok_or(Refusal::NoMemory)?;
         let serial = self.serial()?;
+        let end = &self.rules.settings()?.services_end;
+        end.store(end.load().max(slot + 1));
         let mut row = Row::new(key, slot, serial);
         row.set_conf(conf);
         self.table.rows.insert(key, row);
@@ -296,6 +298,7 @@ impl Change {
         let same = dests::owner(dest).serial == owner.serial;
         if !same {
             self.books.zero(slot, raw);
+            self.rules.rate(slot).inspect(|rate| rate.zero());
         }
         if !same || left.is_none() {
             self.books.disinherit(owner.slot, raw);
@@ -326,6 +329,7 @@ impl Change {
             syscall::wait_for_readers()?;
         }
         self.books.drop_book(room.start);
+        self.rules.rate(room.start).inspect(|rate| rate.reset());
         self.clear_counters(room.start)?;
         let end = &self.rules.settings()?.dests_end;
         end.store(end.load().max(room.start + 1));
@@ -443,9 +447,14 @@ impl Change {
             for slot in &row.list {
                 let raw = self.meter.read(pins::fd(&self.rules.stats), *slot)?;
                 self.books.zero(*slot, raw);
+                self.rules.rate(*slot).inspect(|rate| rate.zero());
                 sum = sum.plus(raw);
             }
             self.books.zero(row.value.slot | OF_SERVICE, sum);
+            self.rules.rate_of_service(row.value.slot).inspect(|rate| rate.zero());
+        }
+        if service.is_none() {
+            self.rules.rate_of_all().inspect(|rate| rate.zero());
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use std::ptr::NonNull;
 use lb_common::cell::{Cell32, Cell64};
 use lb_common::conn::{Bucket4, Bucket6};
 use lb_common::dest::Dest;
+use lb_common::estimate::Rate;
 use lb_common::service::SchedState;
 use lb_common::settings::Settings;
 
@@ -23,6 +24,8 @@ pub unsafe trait Shared: 'static {}
 unsafe impl Shared for Settings {}
 // SAFETY: cells only.
 unsafe impl Shared for Dest {}
+// SAFETY: cells only.
+unsafe impl Shared for Rate {}
 // SAFETY: cells only.
 unsafe impl Shared for SchedState {}
 // SAFETY: cells only.

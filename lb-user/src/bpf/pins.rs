@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{MapData, MapError, MapType};
 use lb_common::conn::{Bucket4, Bucket6};
 use lb_common::dest::{Dest, SharedHop};
+use lb_common::estimate::{self, Rate};
 use lb_common::fragments::{FragKey, Ports};
 use lb_common::local::{Other, Peer};
 use lb_common::mark::{MOST, MarkRule};
@@ -57,7 +58,7 @@ const CLIENT_HOP: usize = 16 + 8 + size_of::<SharedHop>();
 pub const FILTER_WORDS: usize = 1 << (FILTER_BITS - 5);
 
 /// Maps of the rules: made by the first command that changes something. `settings` last: where it is, all are.
-pub const RULES: [Spec; 8] = [
+pub const RULES: [Spec; 9] = [
     array("filter", FILTER_WORDS * 4, Some(1)),
     hash("services", size_of::<ServiceKey>(), size_of::<Service>(), None),
     array("marks", size_of::<MarkRule>(), Some(2 * MOST)),
@@ -65,6 +66,7 @@ pub const RULES: [Spec; 8] = [
     array("lists", 8, None),
     array("dests", size_of::<Dest>(), None),
     per_cpu("stats", size_of::<Counters>(), None),
+    array("rates", size_of::<Rate>(), None),
     array("settings", size_of::<Settings>(), Some(1)),
 ];
 
@@ -107,7 +109,7 @@ pub const TRAFFIC: [Spec; 14] = [
     hash("vlans", 4, 8, Some(1024)),
     Spec { name: "egress", kind: MapType::DevMapHash, key: 4, value: 8, entries: Some(1024), flags: 0 },
     per_cpu("reasons", 8, Some(64)),
-    Spec { name: "sweeper", kind: MapType::Array, key: 4, value: 56, entries: Some(1), flags: 0 },
+    Spec { name: "sweeper", kind: MapType::Array, key: 4, value: 80, entries: Some(1), flags: 0 },
 ];
 
 /// The spec of a map of traffic.
@@ -191,6 +193,8 @@ pub struct Rules {
     pub dests: Mapped<Dest>,
     /// Counters.
     pub stats: MapData,
+    /// Estimators: see [`Rules::rate`].
+    rates: Mapped<Rate>,
     /// What counters are relative to.
     pub books: MapData,
 }
@@ -198,7 +202,7 @@ pub struct Rules {
 impl Rules {
     /// Opens them. `None`: there are none.
     pub fn open(dir: &Path) -> Result<Option<Self>> {
-        let [filter, services, marks, sched, lists, dests, stats, settings] = &RULES;
+        let [filter, services, marks, sched, lists, dests, stats, rates, settings] = &RULES;
         let Some(settings) = settings.open(dir)? else { return Ok(None) };
         let settings: Mapped<Settings> = map(&settings, 1)?;
         let layout = settings.get(0).map_or(0, |s| s.layout.load());
@@ -217,8 +221,24 @@ impl Rules {
             lists: map_whole(&lists.require(dir)?)?,
             dests: map_whole(&dests.require(dir)?)?,
             stats: stats.require(dir)?,
+            rates: map_whole(&rates.require(dir)?)?,
             books: BOOKS.require(dir)?,
         }))
+    }
+
+    /// A dest's estimator.
+    pub fn rate(&self, dest: u32) -> Option<&Rate> {
+        self.rates.get(estimate::of_dest(dest))
+    }
+
+    /// A service's.
+    pub fn rate_of_service(&self, slot: u32) -> Option<&Rate> {
+        self.rates.get(estimate::of_service(slot))
+    }
+
+    /// That of all together.
+    pub fn rate_of_all(&self) -> Option<&Rate> {
+        self.rates.get(estimate::TOTAL)
     }
 
     /// The settings.

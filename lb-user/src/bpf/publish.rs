@@ -89,6 +89,8 @@ impl Change {
                 if row.value.table_len > 0 {
                     old.push(row.value.table);
                 }
+            } else {
+                self.rules.rate_of_service(row.value.slot).inspect(|rate| rate.reset());
             }
             self.place(row)?;
         }
@@ -185,9 +187,13 @@ impl Change {
             dests::retire(dest, now, scans);
             let owner = dests::owner(dest);
             self.trash.insert((owner.key, dests::id(dest)), slot);
+            let raw = self.meter.read(pins::fd(&self.rules.stats), slot)?;
+            // What the timer has not seen yet.
+            let since = self.rules.rate(slot).map(|rate| rate.look(&raw)).unwrap_or_default();
+            self.rules.rate_of_all().inspect(|rate| rate.add(&since));
             if self.table.rows.get(&owner.key).is_some_and(|row| row.serial() == owner.serial) {
-                let raw = self.meter.read(pins::fd(&self.rules.stats), slot)?;
                 self.books.inherit(owner.slot, raw);
+                self.rules.rate_of_service(owner.slot).inspect(|rate| rate.add(&since));
             }
         }
         Ok(())

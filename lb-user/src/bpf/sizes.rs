@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use lb_common::conn::bound;
+use lb_common::estimate::{self, Rate};
 use lb_common::ip::{V4, V6};
 use lb_common::table::most_second;
 
@@ -27,8 +28,11 @@ pub struct Asked {
 const PER_CPU: u64 = size_of::<lb_common::tables::Counters>() as u64;
 /// Words of lists and scheduler tables for each dest slot.
 const WORDS: u32 = 32;
-/// Bytes that every dest slot takes besides: itself, its counters' place, words of lists, and an eighth of a service.
-const SHARED: u64 = size_of::<lb_common::dest::Dest>() as u64 + 8 + WORDS as u64 * 8 + 16;
+/// Bytes that every dest slot takes besides: itself, its counters' place, its rates, words of lists, and an eighth of a service.
+const SHARED: u64 = (size_of::<lb_common::dest::Dest>() + 8 + size_of::<Rate>()) as u64
+    + WORDS as u64 * 8
+    + 16
+    + size_of::<Rate>() as u64 / 8;
 
 /// Of the maps of services and dests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +84,7 @@ impl RuleSizes {
             "dests" | "stats" => self.dests,
             "services" | "sched" => self.services(),
             "lists" => self.words(),
+            "rates" => estimate::places(self.dests),
             name if name == BOOKS.name => self.dests + self.services(),
             _ => return None,
         })
@@ -250,9 +255,16 @@ mod tests {
 
     #[test]
     fn rules_by_memory() {
-        for (gigabytes, cpus, dests) in
-            [(0, 1, 15), (1, 1, 16), (3, 1, 17), (24, 2, 17), (4, 64, 15), (16, 64, 17), (512, 64, 17)]
-        {
+        for (gigabytes, cpus, dests) in [
+            (0, 1, 15),
+            (1, 1, 15),
+            (2, 1, 16),
+            (3, 1, 17),
+            (24, 2, 17),
+            (4, 64, 15),
+            (16, 64, 17),
+            (512, 64, 17),
+        ] {
             assert_eq!(
                 RuleSizes::for_memory(gigabytes << 30, cpus).dests,
                 1 << dests,

@@ -2,8 +2,6 @@
 //! down here: `-Z` and deletions never touch a live counter, so no packet is lost between reading and zeroing.
 //!
 //! A service shows the sum of its dests' counters plus what it inherited from dests that are gone, less its base.
-//! Rates are IPVS's estimator, advanced in whole steps of two seconds when somebody looks: the packets of a longer
-//! time are spread evenly over its steps.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,26 +11,19 @@ use std::os::fd::BorrowedFd;
 use lb_common::tables::Counters;
 
 use super::syscall;
-use crate::control::model::{Rates, Stats};
+use crate::control::model::Stats;
 
 /// The map's name.
 pub const BOOK: &str = "books";
 
 /// What is written down about one dest or service: words, so that the kernel can keep it.
-pub type Book = [u64; 21];
+pub type Book = [u64; 10];
 
 /// Whose book: dests by slot, services by slot with this bit.
 pub const OF_SERVICE: u32 = 1 << 31;
 
 const BASE: usize = 0;
 const GONE: usize = 5;
-const SEEN: usize = 10;
-const EST: usize = 15;
-const AT: usize = 20;
-/// Seconds of an estimator step.
-const STEP: u64 = 2;
-/// After so many steps without a look nothing of an old estimate is left.
-const FORGOTTEN: u64 = 64;
 
 /// A part of a book.
 fn part(book: &Book, from: usize) -> Counters {
@@ -64,7 +55,7 @@ impl Books {
 
     /// One that says nothing takes no room.
     fn put(&mut self, key: u32, book: Book) {
-        if book == [0; 21] {
+        if book == [0; 10] {
             return self.drop_book(key);
         }
         self.books.insert(key, book);
@@ -93,12 +84,11 @@ impl Books {
         syscall::update_many(map, &keys, &books)
     }
 
-    /// Shown from now on: what comes on top of `raw`. Rates fall to 0.
+    /// Shown from now on: what comes on top of `raw`.
     pub fn zero(&mut self, key: u32, raw: Counters) {
         let mut book = self.get(key);
         let gone = part(&book, GONE);
         set_part(&mut book, BASE, if key & OF_SERVICE == 0 { raw } else { raw.plus(gone) });
-        book[SEEN..].fill(0);
         self.put(key, book);
     }
 
@@ -130,51 +120,6 @@ impl Books {
             outbytes: c.outbytes,
         }
     }
-
-    /// The rates now: the estimator is advanced if two seconds have passed since it last was.
-    pub fn rates(&mut self, key: u32, shown: &Stats, now: u32) -> Rates {
-        let counters = [shown.conns, shown.inpkts, shown.outpkts, shown.inbytes, shown.outbytes];
-        let known = self.books.get(&key).is_some_and(|book| book[AT] != 0);
-        if !known && counters == [0; 5] {
-            return Rates::default();
-        }
-        let mut book = self.get(key);
-        if advance(&mut book, counters, u64::from(now)) {
-            self.put(key, book);
-        }
-        let shift = |i: usize| if i < 3 { (511, 10) } else { (15, 5) };
-        let [cps, inpps, outpps, inbps, outbps] = [0, 1, 2, 3, 4].map(|i| {
-            let (round, by) = shift(i);
-            (book[EST + i] + round) >> by
-        });
-        Rates { cps, inpps, outpps, inbps, outbps }
-    }
-}
-
-/// True if the book has changed.
-fn advance(book: &mut Book, counters: [u64; 5], now: u64) -> bool {
-    if book[AT] == 0 || now < book[AT] {
-        book[AT] = now;
-        book[SEEN..SEEN + 5].copy_from_slice(&counters);
-        return true;
-    }
-    let steps = (now - book[AT]) / STEP;
-    if steps == 0 {
-        return false;
-    }
-    for (i, counter) in counters.into_iter().enumerate() {
-        let delta = counter.saturating_sub(book[SEEN + i]);
-        let scale = if i < 3 { 9 } else { 4 };
-        let rate = (u128::from(delta) << scale) / u128::from(steps);
-        let mut est = i128::from(book[EST + i]);
-        for _ in 0..steps.min(FORGOTTEN) {
-            est += (rate as i128 - est) >> 2;
-        }
-        book[EST + i] = u64::try_from(est.max(0)).unwrap_or(u64::MAX);
-        book[SEEN + i] = counter;
-    }
-    book[AT] += steps * STEP;
-    true
 }
 
 /// Reads the counters in the kernel.
@@ -234,7 +179,7 @@ impl Meter {
 
 #[cfg(test)]
 mod tests {
-    use super::{Book, Books, Counters, EST, OF_SERVICE, advance};
+    use super::{Books, Counters, OF_SERVICE};
 
     fn counters(n: u64) -> Counters {
         Counters { conns: n, inpkts: 2 * n, outpkts: 0, inbytes: 100 * n, outbytes: 0 }
@@ -255,19 +200,5 @@ mod tests {
         assert_eq!(books.shown(service, counters(6)).conns, 1);
         books.disinherit(1, counters(3));
         assert_eq!(books.shown(service, counters(6 + 3)).conns, 1);
-    }
-
-    #[test]
-    fn the_estimator_is_the_kernels() {
-        let mut book: Book = [0; 21];
-        advance(&mut book, [0; 5], 100);
-        // 20 connections in two seconds are 10 a second: a quarter of that at first.
-        assert!(advance(&mut book, [20, 0, 0, 0, 0], 102));
-        assert_eq!((book[EST] + 511) >> 10, 2);
-        assert!(!advance(&mut book, [25, 0, 0, 0, 0], 103));
-        for step in 1..40 {
-            advance(&mut book, [20 + 20 * step, 0, 0, 0, 0], 102 + 2 * step);
-        }
-        assert_eq!((book[EST] + 511) >> 10, 10);
     }
 }

@@ -18,8 +18,9 @@ use super::lock::{self, Hold};
 use super::pins::{self, BOOKS, RULES, Rules, TRAFFIC, traffic};
 use super::route::{Nic, Router};
 use super::sizes::Sizes;
-use super::table::{Row, Table};
+use super::table::{self, Row, Table};
 use super::{bpffs, dests, route, syscall};
+use crate::control::model::Rates;
 use crate::sync::daemon::{self, Running};
 
 /// The mode a NIC's program runs in.
@@ -138,6 +139,8 @@ pub struct Status {
     pub services: usize,
     /// How many dests they have together.
     pub dests: usize,
+    /// What passes, all services together; none before the first rule.
+    pub rates: Option<Rates>,
     /// Next hops that do not answer.
     pub dead_neighbours: Vec<DeadNeighbour>,
     /// None before the first rule and the first attachment.
@@ -164,6 +167,7 @@ pub fn read(dir: &Path) -> Result<Status> {
         program: program(dir),
         services: table.rows.len(),
         dests: table.rows.values().map(|row| row.list.len()).sum(),
+        rates: rules.as_ref().map(|rules| table::rates(rules.rate_of_all())),
         room: rules.as_ref().map(|rules| room(rules, &table)),
         dead_neighbours: rules
             .as_ref()
@@ -221,9 +225,9 @@ fn program(dir: &Path) -> Option<Program> {
 fn tables(dir: &Path) -> Result<Option<Tables>> {
     let Some(sizes) = Sizes::present(dir)? else { return Ok(None) };
     let sweeper = traffic("sweeper")?.require(dir)?;
-    // A timer of 16 bytes; then next, counting, live and second, each for both families; the time it took.
-    let words: [u32; 14] = syscall::lookup(pins::fd(&sweeper), &0u32)?.unwrap_or_default();
-    let [.., live_v4, live_v6, second_v4, second_v6, low, high] = words;
+    // A timer of 16 bytes; then next, counting, live and second, each for both families; the time it took; more.
+    let words: [u32; 20] = syscall::lookup(pins::fd(&sweeper), &0u32)?.unwrap_or_default();
+    let [live_v4, live_v6, second_v4, second_v6, low, high] = [8, 9, 10, 11, 12, 13].map(|at| words[at]);
     let family = |buckets: u32, ways: u32, live: u32, second: u32| Family {
         slots: u64::from(buckets) * u64::from(ways),
         live,
@@ -343,6 +347,10 @@ impl Status {
             "program": self.program.as_ref().map(program),
             "services": self.services,
             "dests": self.dests,
+            "rates": self.rates.map(|rates| {
+                let Rates { cps, inpps, outpps, inbps, outbps } = rates;
+                json!({ "cps": cps, "inpps": inpps, "outpps": outpps, "inbps": inbps, "outbps": outbps })
+            }),
             "dead_neighbours": self.dead_neighbours.iter().map(dead).collect::<Vec<_>>(),
             "tables": tables,
             "room": self.room.map(room),
@@ -364,6 +372,12 @@ impl Status {
         }
         writeln!(out, "Version {}, layout {LAYOUT}, pins in {}", env!("CARGO_PKG_VERSION"), self.pins)?;
         writeln!(out, "{} services, {} dests", self.services, self.dests)?;
+        if let Some(Rates { cps, inpps, outpps, inbps, outbps }) = self.rates.filter(|_| self.services != 0) {
+            writeln!(
+                out,
+                "A second: {cps} connections, {inpps} packets in and {outpps} out, {inbps} bytes in and {outbps} out"
+            )?;
+        }
         for DeadNeighbour { address, interface, dests } in self.dead_neighbours.iter().take(SHOWN) {
             writeln!(out, "Neighbour {address} on {interface} does not answer: {dests} dests behind it")?;
         }

@@ -49,7 +49,7 @@ pub fn write(settings: &Settings, all: &Sysctls) {
         }
         set.store(bits);
     }
-    let plain: [(&str, &Cell32); 13] = [
+    let plain: [(&str, &Cell32); 14] = [
         ("conn_reuse_mode", &settings.conn_reuse_mode),
         ("expire_nodest_conn", &settings.expire_nodest_conn),
         ("expire_quiescent_template", &settings.expire_quiescent_template),
@@ -57,6 +57,7 @@ pub fn write(settings: &Settings, all: &Sysctls) {
         ("sloppy_sctp", &settings.sloppy_sctp),
         ("pmtu_disc", &settings.pmtu_disc),
         ("nat_icmp_send", &settings.nat_icmp_send),
+        ("run_estimation", &settings.run_estimation),
         ("schedule_icmp", &settings.schedule_icmp),
         ("cache_bypass", &settings.cache_bypass),
         ("amemthresh", &settings.amemthresh),

@@ -5,6 +5,7 @@ use std::io;
 
 use anyhow::{Context as _, Result};
 use lb_common::addr::Family;
+use lb_common::estimate::Rate;
 use lb_common::sched::Scheduler;
 use lb_common::service::{Service, ServiceKey, flags};
 
@@ -151,14 +152,13 @@ pub struct Reader<'a> {
     rules: &'a Rules,
     books: Books,
     meter: Meter,
-    now: u32,
 }
 
 impl<'a> Reader<'a> {
     /// Over these maps.
     pub fn new(rules: &'a Rules) -> io::Result<Self> {
         let books = Books::read(pins::fd(&rules.books))?;
-        Ok(Self { rules, books, meter: Meter::new()?, now: clock::seconds() })
+        Ok(Self { rules, books, meter: Meter::new()? })
     }
 
     /// All of them, in the order of a listing.
@@ -166,17 +166,12 @@ impl<'a> Reader<'a> {
         let end = self.rules.settings.get(0).map_or(0, |settings| settings.dests_end.load());
         let wanted = table.rows.values().map(|row| row.list.len()).sum();
         self.meter.read_ahead(pins::fd(&self.rules.stats), end, wanted)?;
-        let services =
-            table.in_order().into_iter().map(|row| self.service(row)).collect::<io::Result<_>>()?;
-        self.finish()?;
-        Ok(services)
+        table.in_order().into_iter().map(|row| self.service(row)).collect()
     }
 
     /// One of them.
     pub fn only(mut self, row: &Row) -> io::Result<model::Service> {
-        let service = self.service(row)?;
-        self.finish()?;
-        Ok(service)
+        self.service(row)
     }
 
     /// A service with its dests.
@@ -187,7 +182,6 @@ impl<'a> Reader<'a> {
             let Some(dest) = self.rules.dests.get(*slot) else { continue };
             let raw = self.meter.read(pins::fd(&self.rules.stats), *slot)?;
             sum = sum.plus(raw);
-            let stats = self.books.shown(*slot, raw);
             let (active, total) = (dest.active.load(), dest.total.load());
             list.push(model::Dest {
                 id: dests::id(dest),
@@ -195,19 +189,20 @@ impl<'a> Reader<'a> {
                 active: active.min(total),
                 inactive: total.saturating_sub(active),
                 persistent: dest.templates.load(),
-                stats,
-                rates: self.books.rates(*slot, &stats, self.now),
+                stats: self.books.shown(*slot, raw),
+                rates: rates(self.rules.rate(*slot)),
                 fate: dests::fate(dest),
             });
         }
-        let key = row.value.slot | OF_SERVICE;
-        let stats = self.books.shown(key, sum);
-        let rates = self.books.rates(key, &stats, self.now);
+        let slot = row.value.slot;
+        let stats = self.books.shown(slot | OF_SERVICE, sum);
+        let rates = rates(self.rules.rate_of_service(slot));
         Ok(model::Service { id: row.id(), conf: row.conf(), stats, rates, dests: list })
     }
+}
 
-    /// Writes down what the rates have been worked out to.
-    fn finish(mut self) -> io::Result<()> {
-        self.books.write(pins::fd(&self.rules.books))
-    }
+/// What an estimator says.
+pub fn rates(rate: Option<&Rate>) -> model::Rates {
+    let [cps, inpps, outpps, inbps, outbps] = rate.map(Rate::shown).unwrap_or_default();
+    model::Rates { cps, inpps, outpps, inbps, outbps }
 }

@@ -54,12 +54,7 @@ pub const ALL: [Sysctl; 29] = [
     same("lblcr_expiration", 86_400),
     same("nat_icmp_send", 0),
     same("pmtu_disc", 1),
-    other(
-        "run_estimation",
-        1,
-        ANY,
-        Effect::Nothing("counters are exact, and rates are worked out when they are listed"),
-    ),
+    same("run_estimation", 1),
     same("schedule_icmp", 0),
     other("secure_tcp", 0, MODES, Effect::Same),
     same("sloppy_sctp", 0),

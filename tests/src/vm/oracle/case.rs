@@ -10,6 +10,7 @@
 //! > syn C1:40000..40007 V:80         the same from several ports
 //! < synack C1:40000 V:80             the server that got the client's last packet answers
 //! ~ 2.5                              time passes
+//! % 3                                what `--rate` shows after each of the next three steps of the estimators: see beat.rs
 //! ^                                what follows reaches the other balancer (connection sync)
 //! - counters                         packets and bytes of this case are not compared
 //! # …                                a comment
@@ -46,6 +47,8 @@ pub enum Step {
     Packet(Shot),
     /// Milliseconds.
     Pause(u64),
+    /// Steps of the estimators.
+    Beats(u32),
     /// The rest is the other balancer's.
     Moves,
 }
@@ -163,6 +166,7 @@ impl Case {
                 },
                 ">" | "<" => shots(sign == "<", rest).with_context(|| format!("`{line}`"))?,
                 "^" => vec![Step::Moves],
+                "%" => vec![Step::Beats(rest.trim().parse()?)],
                 "~" => vec![Step::Pause((rest.trim().parse::<f64>()? * 1000.0) as u64)],
                 _ => bail!("`{line}` is no step"),
             };

@@ -7,9 +7,11 @@
 //! - [`world`]: its addresses. [`wire`]: those sockets. [`fence`]: when everything has come out.
 //! - [`shot`]: what is sent. [`whole`]: fragments that came out put together. [`show`]: a frame in words and bytes.
 //! - [`play`]: the guest's part, cases in and transcripts out.
+//! - [`beat`]: rates, step by step.
 //! - [`sync`]: connection sync between the two.
 //! - [`judge`]: the host's part, transcripts in and the first difference out.
 
+pub mod beat;
 pub mod case;
 pub mod fence;
 pub mod judge;

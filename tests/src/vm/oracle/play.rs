@@ -1,5 +1,6 @@
 //! The guest's part: both balancers at the same time, each in a thread, through all cases in their order.
 
+use super::beat;
 use super::case::{self, Case, Step};
 use super::side::{Side, Which};
 use crate::run::Said;
@@ -65,6 +66,7 @@ fn one(side: &mut Side, case: &Case) -> Result<String> {
         writeln!(said, "{text}")?;
         match step {
             Step::Moves => {}
+            Step::Beats(count) => lines(&mut said, "out", &beat::watch(side, case, count)?)?,
             Step::Pause(milliseconds) => thread::sleep(Duration::from_millis(milliseconds)),
             Step::Packet(shot) => said.push_str(&side.shoot(&shot)?),
             Step::Command(words, input) => {

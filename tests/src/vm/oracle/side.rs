@@ -161,7 +161,7 @@ impl Side {
     pub fn reset(&mut self) -> Result<()> {
         for name in std::mem::take(&mut self.set) {
             let default = match name.as_str() {
-                "conn_reuse_mode" | "pmtu_disc" => "1",
+                "conn_reuse_mode" | "pmtu_disc" | "run_estimation" => "1",
                 "am_droprate" => "10",
                 _ => "0",
             };
