@@ -5,6 +5,7 @@
 //! connection says whether the dest is one that such a packet goes to. A path MTU told is remembered for the dest, and the
 //! client gets the same error about its own packet, in the virtual address's name.
 
+use crate::account;
 use crate::conn::bound;
 use crate::dest::{Dest, Method};
 use crate::flow::Flow;
@@ -16,7 +17,7 @@ use crate::pipeline::{Step, Work};
 use crate::reason::Reason;
 use crate::related;
 use crate::table::{self, Wanted};
-use crate::tables::Tables;
+use crate::tables::{Direction, Tables};
 
 /// Seconds that a path MTU is believed: the kernel's net.ipv4.route.mtu_expires.
 pub const EXPIRES: u32 = 600;
@@ -112,6 +113,9 @@ fn tell<F: Ip, P: Packet, T: Tables>(
         (false, 4.., _) => return Err(Reason::TunnelError),
         _ => icmp::Error::relayed(kind, code),
     };
+    // IPVS counts what it quotes from, and then its own error on the way out, see `about`.
+    let quoted = (work.seen.l3 + work.seen.len).saturating_sub(work.error.l3);
+    account::count(t, bound & bound::DEST, Direction::Out, quoted);
     work.seen = work.error;
     Ok(Step::answer(error.about(bound)))
 }

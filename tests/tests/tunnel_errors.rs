@@ -165,8 +165,8 @@ fn a_path_mtu_is_told_and_remembered() -> Result<()> {
         // What the kernel says of the route each second does not undo it.
         let case = refused(case.step(Step::Wait(5)), family, room);
         let case = arrives(case, &datagram(family, room, true), shell);
-        // Two of ours and the router's: they count as output, and the router's is no input.
-        cases.push(case.step(Step::Traffic(0, [5, 3, 1])));
+        // Three of ours, and what the router's quotes: they count as output, and the router's is no input.
+        cases.push(case.step(Step::Traffic(0, [5, 4, 1])));
     }
     run_all(&cases)
 }
@@ -267,7 +267,8 @@ fn other_errors_are_told_as_they_are() -> Result<()> {
                     case = relays(case, error, told(&onward(&packet), *kind, 0, quoted));
                 }
             }
-            let sent = 2 * kinds.len() as u64;
+            // Each counts twice: what is quoted, and what the client is sent.
+            let sent = 4 * kinds.len() as u64;
             case = case.step(Step::Traffic(0, [1, sent, 1])).step(Step::Entries(1, 0));
             // It may end here: it is addressed to the balancer.
             let error = reported(&outer, kinds[0], 0, usize::MAX).with(|p| p.ttl = 1);

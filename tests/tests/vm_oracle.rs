@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
 /// What people thought worth asking. New files go to the end: a case's addresses follow from its place.
-const BY_HAND: [&str; 14] = [
+const BY_HAND: [&str; 17] = [
     include_str!("../src/vm/oracle/cases/basics.txt"),
     include_str!("../src/vm/oracle/cases/fragments.txt"),
     include_str!("../src/vm/oracle/cases/sctp.txt"),
@@ -29,6 +29,9 @@ const BY_HAND: [&str; 14] = [
     include_str!("../src/vm/oracle/cases/sip_begun.txt"),
     include_str!("../src/vm/oracle/cases/here.txt"),
     include_str!("../src/vm/oracle/cases/rates.txt"),
+    include_str!("../src/vm/oracle/cases/told.txt"),
+    include_str!("../src/vm/oracle/cases/outer.txt"),
+    include_str!("../src/vm/oracle/cases/ftp.txt"),
 ];
 
 /// Numbers of the first case of the table, and of the first one of the sweep.

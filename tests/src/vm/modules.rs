@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What the guest loads, with all they need.
-const WANTED: [&str; 38] = [
+const WANTED: [&str; 39] = [
     "virtio_pci",
     "virtio_console",
     "veth",
@@ -38,6 +38,7 @@ const WANTED: [&str; 38] = [
     "ip_vs_ovf",
     "ip_vs_mh",
     "ip_vs_pe_sip",
+    "ip_vs_ftp",
     "sch_ingress",
     "cls_bpf",
     "act_bpf",

@@ -1,50 +1,58 @@
-//! Rates. Estimators step every two seconds, each balancer's at moments of its own; so listings are compared step by step, not
-//! by the clock. A case sends its packets right after a step: they belong to the next one, whole, with both balancers.
+//! Rates. Estimators step every two seconds, each balancer's at moments of its own, and this machine may take longer than that
+//! for a few packets. So a case holds them (sysctl run_estimation=0) while it sends and lists, and lets them go step by step.
 
 use super::case::Case;
 use super::play::services;
-use super::side::Side;
+use super::side::{Side, Which};
 use crate::run::Said;
-use anyhow::{Result, ensure};
+use anyhow::Result;
+use lb_common::estimate::Rate;
 use std::fmt::Write as _;
+use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A step comes after two seconds; a case that changes nothing more never sees one.
+/// A step comes within two seconds; estimators that stand at zero show none.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// From one look to the next.
-const PAUSE: Duration = Duration::from_millis(40);
+const PAUSE: Duration = Duration::from_millis(20);
 
-/// The case's services as `--rate` lists them, after each of the next `count` steps; then how far these were apart.
-pub fn watch(side: &Side, case: &Case, count: u32) -> Result<String> {
-    let mut seen = list(side, case)?;
+/// The case's services as `--rate` lists them, after each of the next `count` steps.
+pub fn watch(side: &mut Side, case: &Case, count: u32) -> Result<String> {
     let mut said = String::new();
-    let mut moments = Vec::new();
     for _ in 0..count {
-        seen = next(side, case, &seen)?;
-        moments.push(Instant::now());
-        writeln!(said, "step\n{seen}")?;
-    }
-    if let [first, .., last] = moments.as_slice() {
-        let apart = last.duration_since(*first).as_secs_f64() / f64::from(count - 1);
-        // Looking takes a while itself.
-        match (1.7..2.3).contains(&apart) {
-            true => writeln!(said, "two seconds apart")?,
-            false => writeln!(said, "{apart:.2} seconds apart")?,
+        match step(side)? {
+            true => writeln!(said, "step\n{}", list(side, case)?)?,
+            false => writeln!(said, "no step")?,
         }
     }
     Ok(said)
 }
 
-/// The next listing that is not this one. It may have been read while the estimators were stepping: so it is read again.
-fn next(side: &Side, case: &Case, before: &str) -> Result<String> {
-    let start = Instant::now();
-    while list(side, case)? == before {
-        ensure!(start.elapsed() < PATIENCE, "the rates do not change any more:\n{before}");
+/// Lets them go until the rates have changed.
+fn step(side: &mut Side) -> Result<bool> {
+    side.estimate(false)?;
+    let (before, start) = (pulse(side)?, Instant::now());
+    side.estimate(true)?;
+    while pulse(side)? == before {
+        if start.elapsed() > PATIENCE {
+            side.estimate(false)?;
+            return Ok(false);
+        }
         thread::sleep(PAUSE);
     }
+    // The estimators may be stepping at this moment.
+    side.estimate(false)?;
     thread::sleep(PAUSE);
-    list(side, case)
+    Ok(true)
+}
+
+/// What changes with every step. No command, as [`Side::estimate`].
+fn pulse(side: &Side) -> Result<String> {
+    match side.which {
+        Which::Kernel => Ok(side.inside(|| fs::read_to_string("/proc/thread-self/net/ip_vs_stats"))??),
+        Which::Ours => side.rules(|rules| Ok(format!("{:?}", rules.rate_of_all().map(Rate::shown)))),
+    }
 }
 
 fn list(side: &Side, case: &Case) -> Result<String> {

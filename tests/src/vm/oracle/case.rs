@@ -11,17 +11,20 @@
 //! < synack C1:40000 V:80             the server that got the client's last packet answers
 //! ~ 2.5                              time passes
 //! % 3                                what `--rate` shows after each of the next three steps of the estimators: see beat.rs
+//! ! master on                        a master tells others of connections; `off`: no longer
+//! ?                                whom it has told of since the last one; `? count`: and how often
 //! ^                                what follows reaches the other balancer (connection sync)
 //! - counters                         packets and bytes of this case are not compared
 //! # …                                a comment
 //! ```
 //!
 //! `V` and `W` are virtual addresses, `S1`, `S2`, … servers, `R1`, `R2`, … the same in the other family, `C1`, `C2`, …
-//! clients; with a port they are written as ipvsadm wants them. `M1` to `M7` are marks. Every case has addresses and marks
+//! clients; with a port they are written as ipvsadm wants them; in a text they stand as `<C1>`, or for FTP as `<C1,>`. `M1` to `M7` are marks. Every case has addresses and marks
 //! of its own, so that none sees another's connections. Options of packets: `ttl=N`, `tos=N`, `len=N` (of the data), `text=T` (the data; `_` is a blank, `\r`, `\n`, `\t` as usual),
 //! `df`, `frag=N` (cut, so many bytes each), `backwards` (the last fragment first), `through` (an answer that passes the balancer although it is not
-//! translated), `from=S1:80` (no answer: that server begins, from that port),
-//! `here` (a datagram of a socket on the balancer itself, whose address `B` is). ICMP errors quote the last packet that came the other way.
+//! translated), `from=S1:80` (no answer: that server begins, from that port), `outer` (an ICMP error about a tunnel's outer packet, to the
+//! balancer, IPv4), `here` (a datagram of a socket on the balancer itself, whose address `B` is). ICMP errors quote the last packet
+//! that came the other way.
 
 use anyhow::{Context, Result, bail};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -49,6 +52,8 @@ pub enum Step {
     Pause(u64),
     /// Steps of the estimators.
     Beats(u32),
+    /// What the master has told; how often, too?
+    Told(bool),
     /// The rest is the other balancer's.
     Moves,
 }
@@ -166,6 +171,7 @@ impl Case {
                 },
                 ">" | "<" => shots(sign == "<", rest).with_context(|| format!("`{line}`"))?,
                 "^" => vec![Step::Moves],
+                "?" => vec![Step::Told(rest.trim() == "count")],
                 "%" => vec![Step::Beats(rest.trim().parse()?)],
                 "~" => vec![Step::Pause((rest.trim().parse::<f64>()? * 1000.0) as u64)],
                 _ => bail!("`{line}` is no step"),
@@ -184,8 +190,8 @@ impl Case {
 }
 
 /// Names of packets' options.
-const OPTIONS: [&str; 10] =
-    ["ttl", "tos", "len", "text", "df", "frag", "backwards", "through", "from", "here"];
+const OPTIONS: [&str; 11] =
+    ["ttl", "tos", "len", "text", "df", "frag", "backwards", "through", "from", "here", "outer"];
 
 fn shots(answer: bool, rest: &str) -> Result<Vec<Step>> {
     let words: Vec<&str> = rest.split_whitespace().collect();
@@ -212,11 +218,26 @@ fn shots(answer: bool, rest: &str) -> Result<Vec<Step>> {
 
 /// `V:80` and the like become addresses.
 fn with_addresses(line: &str, v6: bool, number: u16) -> String {
-    let words = line.split(' ').map(|word| match word.strip_prefix("from=") {
-        Some(word) => format!("from={}", with_address(word, v6, number)),
-        None => with_address(word, v6, number),
+    let words = line.split(' ').map(|word| match word.split_once('=') {
+        Some(("from", end)) => format!("from={}", with_address(end, v6, number)),
+        Some(("text", text)) => format!("text={}", named_in(text, v6, number)),
+        _ => with_address(word, v6, number),
     });
     words.collect::<Vec<_>>().join(" ")
+}
+
+/// Addresses in a text: `<C1>`, or as FTP has them, `<C1,>`.
+fn named_in(text: &str, v6: bool, number: u16) -> String {
+    let Some((before, (name, after))) =
+        text.split_once('<').and_then(|(before, rest)| Some((before, rest.split_once('>')?)))
+    else {
+        return text.to_owned();
+    };
+    let address = match name.strip_suffix(',') {
+        Some(name) => with_address(name, v6, number).replace('.', ","),
+        None => with_address(name, v6, number),
+    };
+    format!("{before}{address}{}", named_in(after, v6, number))
 }
 
 fn with_address(word: &str, v6: bool, number: u16) -> String {

@@ -8,6 +8,7 @@
 //! - [`shot`]: what is sent. [`whole`]: fragments that came out put together. [`show`]: a frame in words and bytes.
 //! - [`play`]: the guest's part, cases in and transcripts out.
 //! - [`beat`]: rates, step by step.
+//! - [`tell`]: what a master tells others, and when.
 //! - [`sync`]: connection sync between the two.
 //! - [`judge`]: the host's part, transcripts in and the first difference out.
 
@@ -21,6 +22,7 @@ pub mod show;
 pub mod side;
 pub mod sync;
 pub mod table;
+pub mod tell;
 pub mod whole;
 pub mod wire;
 pub mod world;

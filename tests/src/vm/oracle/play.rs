@@ -67,6 +67,7 @@ fn one(side: &mut Side, case: &Case) -> Result<String> {
         match step {
             Step::Moves => {}
             Step::Beats(count) => lines(&mut said, "out", &beat::watch(side, case, count)?)?,
+            Step::Told(count) => lines(&mut said, "out", &side.told(case, count)?)?,
             Step::Pause(milliseconds) => thread::sleep(Duration::from_millis(milliseconds)),
             Step::Packet(shot) => said.push_str(&side.shoot(&shot)?),
             Step::Command(words, input) => {

@@ -36,6 +36,15 @@ impl Memory {
         let (from, to, mac, card) = match (shot.answer, shot.number::<SocketAddr>("from")?) {
             (false, _) => (client, service, CLIENTS_MAC, FRONT_MAC),
             (true, Some(server)) => (server, client, server_card(server.ip()), BACK_MAC),
+            // A router on the tunnel's way, to the balancer.
+            (true, None) if shot.has("outer") => {
+                match self.delivered.get(&key(shot)).and_then(|frame| outer(frame)) {
+                    Some((balancer, server, mac)) => {
+                        (SocketAddr::new(server, 0), SocketAddr::new(balancer, 0), mac, BACK_MAC)
+                    }
+                    None => return Ok(Vec::new()),
+                }
+            }
             (true, None) => match self.delivered.get(&key(shot)).map(|frame| ends(frame)) {
                 // Through a tunnel or routed: the server answers by itself, past the balancer, unless that is its router.
                 Some((to, port, mac)) if to != service.ip() || shot.has("through") => {
@@ -77,6 +86,13 @@ fn protocol(kind: &str) -> u8 {
         Some("sctp") => 132,
         _ => 6,
     }
+}
+
+/// Source and destination of a delivered IPv4 packet, and the card it went to.
+fn outer(frame: &[u8]) -> Option<(IpAddr, IpAddr, Mac)> {
+    let address = |at: usize| Some(IpAddr::from(*frame.get(at..at + 4)?.first_chunk::<4>()?));
+    let v4 = frame.get(14)? >> 4 == 4;
+    if v4 { Some((address(26)?, address(30)?, *frame.first_chunk()?)) } else { None }
 }
 
 /// Where a delivered packet went: address, port, card. A tunnel's packet is for its server: then the virtual address.

@@ -11,6 +11,8 @@ use crate::net::{Netns, offload, xdp_pass};
 use crate::pace;
 use crate::run::{self, Said};
 use anyhow::{Context, Result, bail};
+use lb_user::bpf::bpffs;
+use lb_user::bpf::pins::Rules;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -44,7 +46,9 @@ pub struct Side {
     here: BTreeMap<SocketAddr, UdpSocket>,
     /// Sysctls the case has set.
     set: BTreeSet<String>,
-    _outside: Netns,
+    /// The far end of the card a master tells others by.
+    pub(super) ear: Option<Wire>,
+    outside: Netns,
 }
 
 impl Side {
@@ -80,15 +84,29 @@ impl Side {
             fences: 0,
             here: BTreeMap::new(),
             set,
-            _outside: outside,
+            ear: None,
+            outside,
         };
         match which {
             Which::Kernel => drop(side.tool("tc", &["qdisc", "add", "dev", "eth0", "clsact"])?.ok()?),
-            Which::Ours => drop(
-                side.tool("/ours/lb-user", &["attach", "eth0", "eth1", "--connections", "65536"])?.ok()?,
-            ),
+            Which::Ours => {
+                drop(side.tool("/ours/lb-user", &["attach", "eth0", "eth1", "--connections", "8192"])?.ok()?)
+            }
         }
         Ok(side)
+    }
+
+    /// Makes a card for a master to tell others by, with somebody at its far end.
+    pub(super) fn open_ear(&mut self) -> Result<()> {
+        if self.ear.is_none() {
+            let to = self.outside.name();
+            self.balancer.ip(&format!(
+                "link add tell type veth peer name told netns {to}\naddr add 10.89.0.1/24 dev tell\nlink set tell up"
+            ))?;
+            self.outside.ip("link set told up")?;
+            self.ear = Some(Wire::open(&self.outside, "told")?);
+        }
+        Ok(())
     }
 
     /// Puts the cases' virtual addresses on the card towards the clients.
@@ -117,12 +135,13 @@ impl Side {
         self.balancer.enter(body)
     }
 
-    /// Types a command: one of ipvsadm's, or `sysctl`, `mark` or `narrow`, which each side has its own words for and which
+    /// Types a command: one of ipvsadm's, or `sysctl`, `mark`, `master` or `narrow`, which each side has its own words for and which
     /// have to succeed.
     pub fn command(&mut self, words: &[String], input: &str) -> Result<Option<Said>> {
         let (name, arguments) = words.split_first().context("a command has a word")?;
         match name.as_str() {
-            "sysctl" => self.sysctl(arguments.first().context("sysctl NAME=VALUE")?).map(|()| None),
+            "sysctl" => self.sysctl(&arguments.join(" ")).map(|()| None),
+            "master" => self.master(arguments.first().context("master on|off")?).map(|()| None),
             "mark" => self.mark(arguments).map(|()| None),
             "narrow" => self.narrow(arguments.first().context("narrow ADDRESS")?).map(|()| None),
             _ => self.ipvsadm(words, input).map(Some),
@@ -157,12 +176,30 @@ impl Side {
         }
     }
 
+    /// Lets the estimators step, or holds them. Not by a command: an emulated processor takes longer for one than for a step.
+    pub(super) fn estimate(&mut self, on: bool) -> Result<()> {
+        self.set.insert("run_estimation".to_owned());
+        match self.which {
+            Which::Kernel => self.balancer.sysctl("net.ipv4.vs.run_estimation", if on { "1" } else { "0" }),
+            Which::Ours => self.rules(|rules| {
+                rules.settings()?.run_estimation.store(u32::from(on));
+                Ok(())
+            }),
+        }
+    }
+
+    /// Looks at our balancer's tables.
+    pub(super) fn rules<T: Send>(&self, look: impl FnOnce(&Rules) -> Result<T> + Send) -> Result<T> {
+        self.inside(|| look(&Rules::open(&bpffs::instance(None)?)?.context("there are no rules")?))?
+    }
+
     /// Every sysctl a case has set gets its default back.
     pub fn reset(&mut self) -> Result<()> {
         for name in std::mem::take(&mut self.set) {
             let default = match name.as_str() {
                 "conn_reuse_mode" | "pmtu_disc" | "run_estimation" => "1",
                 "am_droprate" => "10",
+                "sync_threshold" => "3 50",
                 _ => "0",
             };
             self.sysctl(&format!("{name}={default}"))?;

@@ -84,7 +84,7 @@ impl Pass<'_> {
         for (text, step) in case.steps()? {
             match step {
                 Step::Moves => break,
-                Step::Beats(_) => bail!("rates are not told: {text}"),
+                Step::Beats(_) | Step::Told(_) => bail!("not here: {text}"),
                 Step::Pause(milliseconds) => thread::sleep(Duration::from_millis(milliseconds)),
                 Step::Packet(shot) => drop(self.master.shoot(&shot)?),
                 Step::Command(words, input) => {

@@ -36,7 +36,7 @@ pub const fn server_card(address: IpAddr) -> Mac {
 }
 
 /// Kernel parameters of a balancer's namespace.
-pub const SYSCTLS: [(&str, &str); 11] = [
+pub const SYSCTLS: [(&str, &str); 12] = [
     ("net.ipv4.ip_forward", "1"),
     ("net.ipv6.conf.all.forwarding", "1"),
     ("net.ipv4.conf.all.rp_filter", "0"),
@@ -46,6 +46,8 @@ pub const SYSCTLS: [(&str, &str); 11] = [
     ("net.ipv4.conf.eth1.accept_local", "1"),
     ("net.ipv4.conf.all.send_redirects", "0"),
     ("net.ipv4.conf.eth0.send_redirects", "0"),
+    // Segments all have the same numbers here, and ip_vs_ftp has connections tracked.
+    ("net.netfilter.nf_conntrack_tcp_be_liberal", "1"),
     ("net.ipv4.icmp_ratelimit", "0"),
     ("net.ipv4.icmp_msgs_per_sec", "100000"),
     ("net.ipv6.icmp.ratelimit", "0"),
