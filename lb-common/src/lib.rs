@@ -14,6 +14,8 @@
 //! | [`related`] | ICMP errors about connections |
 //! | [`slow`] | what few packets need, a program of its own in the kernel |
 //! | [`upkeep`] | packets of connections whose dest is deleted or was found dead, another such program |
+//! | [`probe`] | checks that take the way of clients' packets, another |
+//! | [`output`] | what the machine itself sends |
 //! | [`local`] | clients on the balancer itself |
 //! | [`mark`] | rules that mark packets, for services by mark |
 //! | [`sched`] | which dest gets a new connection, one file per scheduler |
@@ -65,6 +67,7 @@ pub mod packet;
 pub mod parse;
 pub mod persist;
 pub mod pipeline;
+pub mod probe;
 pub mod reason;
 pub mod related;
 pub mod request;

@@ -1,7 +1,7 @@
-//! What this machine itself sends: replies of NAT dests that are on it, and requests of clients on it ([`crate::local`]).
-//! They come in by no NIC, so they are translated, or counted, where they leave by one, as packets of the stack: checksums
-//! perhaps left to the hardware, several segments perhaps in one. What belongs to them came the usual way, see
-//! [`crate::forward::to_local`].
+//! What this machine itself sends: replies of NAT dests that are on it, requests of clients on it ([`crate::local`]), and
+//! checks ([`crate::probe`]). They come in by no NIC, so they are changed, or counted, where they leave by one, as packets of
+//! the stack: checksums perhaps left to the hardware, several segments perhaps in one. What belongs to them came the usual
+//! way, see [`crate::forward::to_local`].
 
 use crate::addr::Port;
 use crate::conn::{Entry, bound};
@@ -11,10 +11,11 @@ use crate::local;
 use crate::packet::Bytes;
 use crate::parse::{self, Fragment, Seen};
 use crate::pipeline::{self, Step, Work, Workspace};
-use crate::reason::{Reason, Verdict};
+use crate::probe::{self, Room};
+use crate::reason::{Action, Reason, Verdict};
 use crate::related;
 use crate::tables::Tables;
-use crate::wire::ethertype;
+use crate::wire::{Wire, ethertype};
 
 /// A packet on its way out of the stack.
 pub trait Outgoing: Bytes {
@@ -22,17 +23,39 @@ pub trait Outgoing: Bytes {
     fn socket(&self) -> u64;
     /// Puts `addr` and `port` in place of the source, in every checksum too, done already or still to do.
     fn set_source<F: Ip>(&mut self, seen: &Seen<F>, addr: &F::Addr, port: Port) -> Result<(), Reason>;
+    /// Puts `addr` in place of the destination, likewise.
+    fn set_destination<F: Ip>(&mut self, seen: &Seen<F>, addr: &F::Addr) -> Result<(), Reason>;
+    /// Makes room for an outer header of the same family, and what is to follow it, between the link layer and the IP header
+    /// at `l3`.
+    fn make_room<F: Ip>(&mut self, l3: u32, room: &Room) -> Result<(), Reason>;
+    /// Writes to it.
+    fn put<T: Wire>(&mut self, off: u32, value: &T) -> Result<(), Reason>;
+    /// Writes a word in memory order: on the stack as one, which an array of bytes may not be.
+    fn put_word(&mut self, off: u32, word: u32) -> Result<(), Reason>;
 }
 
 /// May there be anything to do? Asked of every packet the machine sends.
 #[inline(always)]
 pub fn wanted<T: Tables>(t: &T) -> bool {
+    serves(t) || t.settings().probers.load() != 0
+}
+
+/// Is, or was, a server or a client of services on this machine?
+#[inline(always)]
+fn serves<T: Tables>(t: &T) -> bool {
     let settings = t.settings();
     settings.local_dests.load() != 0 || settings.local_clients.load() != 0
 }
 
-/// Takes a packet of the stack's through the balancer. [`Reason::Replied`]: translated; otherwise it goes as it is, or has
-/// to be dropped because half of it is translated.
+/// Is a verdict on such a packet counted? What is none of the balancer's business is not.
+#[inline(always)]
+pub fn counts(verdict: Verdict) -> bool {
+    const OURS: [u32; 3] = [Reason::Replied as u32, Reason::LocalClient as u32, Reason::ProbeSent as u32];
+    verdict.action() == Action::Drop || OURS.contains(&verdict.counter())
+}
+
+/// Takes a packet of the stack's through the balancer. [`Reason::Replied`]: translated; [`Reason::ProbeSent`]: a check's,
+/// made a client's; otherwise it goes as it is, or has to be dropped because half of it is changed.
 #[inline(always)]
 pub fn process<P: Outgoing, T: Tables>(p: &mut P, t: &T, space: &mut Workspace) -> Verdict {
     let link = match parse::link(p) {
@@ -49,6 +72,15 @@ pub fn process<P: Outgoing, T: Tables>(p: &mut P, t: &T, space: &mut Workspace) 
 
 #[inline(always)]
 fn send<F: Ip, P: Outgoing, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>, l3: u32) -> Step {
+    if t.settings().probers.load() != 0 {
+        let step = probe::send(p, t, work, l3);
+        if counts(Verdict::from_word(step.0)) {
+            return step;
+        }
+    }
+    if !serves(t) {
+        return Reason::NotOurs.into();
+    }
     let mut step = look(p, t, work, l3);
     if step.is(Step::ADMIT) {
         // To a server's address: of which client?

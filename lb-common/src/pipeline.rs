@@ -3,7 +3,7 @@
 //! ```text
 //! process ─ (ipv6) ─ receive ─┬─ of a connection: forward::request, forward::reply ─┬─ verdict
 //!                             ├─ newcomer: lookup ─ call ─ pick ─ open ─ forward ───┤
-//!                             └─────────────────────────────────────────────────────┴─ slow, fragments, upkeep
+//!                             └─────────────────────────────────────────────────────┴─ slow, fragments, upkeep, probe
 //! ```
 //!
 //! What belongs to a known connection is sent on within the first program, without a call: that costs as much as a dozen
@@ -23,6 +23,7 @@ use crate::fragments;
 use crate::ip::{Address, Ip, V4, V6, filter_bit};
 use crate::packet::Packet;
 use crate::parse::{self, Fragment, Link, Seen};
+use crate::probe;
 use crate::reason::{Reason, Stage, Verdict};
 use crate::related;
 use crate::sip::Call;
@@ -309,6 +310,9 @@ fn stages<F: Ip, P: Packet, T: Tables>(
     work: &mut Work<F>,
     question: &mut Question,
 ) -> Step {
+    if probe::concerns(t, &work.seen) {
+        return Verdict::from(Stage::Probe).into();
+    }
     let mut step = t.lookup(work, question);
     // A known address need not be a service's, nor the balancer's at all.
     if step == Reason::NoService.into() && t.known(filter_bit(F::FAMILY, work.seen.src.mixed())) {
@@ -369,13 +373,16 @@ fn receive<F: Ip, P: Packet, T: Tables>(
     if to_us {
         return if stands_by(t, work.seen.now) { Err(Reason::BackupOnly) } else { request(p, t, work) };
     }
+    if let Some(step) = probe::ask(t, &work.seen) {
+        return Ok(step);
+    }
     of_server(t, Reason::ReplyUnknown)
 }
 
 /// A packet from a known address, of no connection and for no service: may it begin a connection, or is it to be answered?
 /// (See [`crate::conn_out`], and sysctl nat_icmp_send.)
 #[inline(always)]
-fn of_server<T: Tables>(t: &T, reason: Reason) -> Result<Step, Reason> {
+pub(crate) fn of_server<T: Tables>(t: &T, reason: Reason) -> Result<Step, Reason> {
     let settings = t.settings();
     let cares = settings.nat_icmp_send.load() != 0 || settings.engines.load() != 0;
     if cares { Ok(Step::unexpected(reason)) } else { Err(reason) }

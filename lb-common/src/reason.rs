@@ -22,7 +22,7 @@ pub struct Verdict(u64);
 
 impl Verdict {
     /// None yet: the packet goes on to the stage in the low bits. No reason's number.
-    const STAGE: u64 = u32::MAX as u64 - 4;
+    const STAGE: u64 = u32::MAX as u64 - 5;
 
     /// The stage that goes on with the packet.
     #[inline(always)]
@@ -33,6 +33,7 @@ impl Verdict {
             2 => Some(Stage::Ipv6),
             3 => Some(Stage::Wait),
             4 => Some(Stage::Upkeep),
+            5 => Some(Stage::Probe),
             _ => None,
         }
     }
@@ -90,6 +91,8 @@ pub enum Stage {
     Wait = 3,
     /// [`crate::upkeep::process`].
     Upkeep = 4,
+    /// [`crate::probe::process`].
+    Probe = 5,
 }
 
 impl From<Stage> for Verdict {
@@ -166,6 +169,8 @@ reasons! {
     TtlPassed = Pass, "ttl-passed", "a reply whose TTL ends here: the stack answers";
     ForwardingOff = Pass, "forwarding-off", "the way to the client needs ip_forward";
     BackupOnly = Pass, "backup-only", "a client's packet, while only another balancer is to take them (backup_only)";
+    ProbeSent = Pass, "probe-sent", "a check's packet, sent to its server as a client's would be (check_path forwarding)";
+    ProbeAnswered = Pass, "probe-answered", "a server's answer to such a check";
     FragmentUnknown = Drop, "fragment-unknown", "a later fragment before its first that could not be put away";
     FragmentHeld = Drop, "fragment-held", "a later fragment before its first: a copy waits for that";
     DestGone = Drop, "dest-gone", "connection of a deleted server";
@@ -183,6 +188,7 @@ reasons! {
     BadChecksum = Drop, "bad-checksum", "an ICMP error whose checksum is wrong, and which would have to be translated";
     NoCallId = Drop, "no-call-id", "for a service of persistence engine sip, but no SIP message with a Call-ID";
     TunnelError = Drop, "tunnel-error", "an ICMP error about a tunnel's outer packet, of which the client is not told";
+    ProbeLost = Drop, "probe-lost", "a check's packet that came back: its server does not take the virtual address for its own";
     LocalLoopback = Drop, "local-loopback", "the server is 127.0.0.1 or ::1 under NAT, which no packet from outside may reach";
 }
 

@@ -92,6 +92,9 @@ pub struct Settings {
     pub run_estimation: Cell32,
     /// Services' numbers from this one on have never been used.
     pub services_end: Cell32,
+    /// Addresses of this machine that checks along the forwarding path are sent from, hashed to a bit each; 0: there are no such
+    /// checks. See [`crate::probe`].
+    pub probers: Cell32,
     /// 1 once a client on the balancer itself was given a server: what the machine sends may be such clients'.
     pub local_clients: Cell32,
     /// Services with a persistence engine: a server's packet that answers nothing may begin a connection.
@@ -99,7 +102,7 @@ pub struct Settings {
     /// Key of the connection table's hash.
     pub table_key: TableKey,
     /// The control side's own.
-    pub spare: [Cell32; 42],
+    pub spare: [Cell32; 41],
 }
 
 const _: () = assert!(core::mem::size_of::<Settings>() == 640);
@@ -152,10 +155,11 @@ impl Settings {
             standby_until: Cell32::new(0),
             run_estimation: Cell32::new(0),
             services_end: Cell32::new(0),
+            probers: Cell32::new(0),
             local_clients: Cell32::new(0),
             engines: Cell32::new(0),
             table_key: TableKey::new(),
-            spare: [const { Cell32::new(0) }; 42],
+            spare: [const { Cell32::new(0) }; 41],
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::ip::{Address, Ip, V4, V6};
 use crate::outer;
 use crate::packet::Packet;
 use crate::pipeline::{Step, Work, Workspace};
+use crate::probe;
 use crate::reason::{Reason, Verdict};
 use crate::related;
 use crate::servers;
@@ -77,7 +78,7 @@ fn finish<F: Ip, P: Packet, T: Tables>(
     Verdict::from_word(step.0)
 }
 
-/// An ICMP error, perhaps: about a tunnel of ours, or about a connection.
+/// An ICMP error, perhaps: about a tunnel of ours, about a connection, or about a check.
 #[inline(always)]
 fn error<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>) -> Step {
     let mut step = related::take_apart(p, work);
@@ -86,6 +87,9 @@ fn error<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>) -> S
     }
     if step.is(Step::RELATED) {
         step = related::forward(p, t, work);
+    }
+    if step == Reason::OtherProtocol.into() {
+        step = probe::ask(t, &work.seen).unwrap_or(step);
     }
     step
 }

@@ -18,6 +18,7 @@ use crate::mark::MarkRule;
 use crate::packet::Packet;
 use crate::persist;
 use crate::pipeline::{Step, Work};
+use crate::probe::{Probe, ProbeKey};
 use crate::reason::Reason;
 use crate::sched::{CacheKey, Cached, tree};
 use crate::service::{SchedState, Service, ServiceKey};
@@ -34,7 +35,7 @@ pub const LOOPBACK: u32 = 1;
 pub const FILTER_BITS: u32 = 16;
 
 /// Layout version of all maps together. A binary never reads maps of another version as its own.
-pub const LAYOUT: u32 = 11;
+pub const LAYOUT: u32 = 12;
 
 /// The way asked for.
 #[repr(C, align(8))]
@@ -210,6 +211,9 @@ pub trait Tables {
     fn hold<P: Packet>(&self, p: &P, key: &HeldKey) -> bool;
     /// Throws it away. False: it is gone.
     fn unhold(&self, key: &HeldKey) -> bool;
+
+    /// What is known of a check's socket.
+    fn probe(&self, key: &ProbeKey) -> Option<&Probe>;
 
     /// Counts a packet of `bytes`.
     fn count(&self, dest: u32, direction: Direction, bytes: u32);

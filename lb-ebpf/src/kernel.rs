@@ -23,6 +23,7 @@ use lb_common::mark::MarkRule;
 use lb_common::packet::Packet;
 use lb_common::persist;
 use lb_common::pipeline::{Step, Work, Workspace};
+use lb_common::probe::{Probe, ProbeKey};
 use lb_common::reason::Reason;
 use lb_common::sched::{CacheKey, Cached, tree};
 use lb_common::service::{SchedState, Service, ServiceKey};
@@ -37,8 +38,8 @@ use crate::fragments::{self, Held};
 use crate::frame::Frame;
 use crate::maps::{
     CACHES, CALLS, CLIENT_HOP_SLOTS, CLIENT_HOPS, CONNS4, CONNS6, CONTROLS, DESTS, EGRESS, FILTER, FRAGMENTS,
-    HELD, LISTS, LOCAL_PEERS, MARKS, OVERFLOW4, OVERFLOW6, RATES, SCHED, SCRATCH, SERVICES, SETTINGS, STATS,
-    SWEEPER, VLANS, WAITING,
+    HELD, LISTS, LOCAL_PEERS, MARKS, OVERFLOW4, OVERFLOW6, PROBES, RATES, SCHED, SCRATCH, SERVICES, SETTINGS,
+    STATS, SWEEPER, VLANS, WAITING,
 };
 
 /// The maps, clock and routes of this program. `DESK`: whose memory holds what is too big for the stack.
@@ -279,6 +280,12 @@ impl<const DESK: u32> Tables for At<DESK> {
     #[inline(always)]
     fn unhold(&self, key: &HeldKey) -> bool {
         HELD.remove(key).is_ok()
+    }
+    #[inline(always)]
+    fn probe(&self, key: &ProbeKey) -> Option<&Probe> {
+        // SAFETY: written whole before the socket sends, but for a cell. Lent to another socket meanwhile, it is as good as a
+        // packet that comes late.
+        unsafe { PROBES.get(key) }
     }
     #[inline(always)]
     fn count(&self, dest: u32, direction: Direction, bytes: u32) {

@@ -11,6 +11,7 @@ use lb_common::estimate::{self, Rate};
 use lb_common::fragments::{self, FragKey, HeldKey, Ports, Waiting};
 use lb_common::local::{Desk, Other, Peer};
 use lb_common::mark::{self, MarkRule};
+use lb_common::probe::{Probe, ProbeKey};
 use lb_common::reason;
 use lb_common::sched::{CacheKey, Cached};
 use lb_common::service::{SchedState, Service, ServiceKey};
@@ -89,6 +90,10 @@ pub static WAITING: LruHashMap<FragKey, Waiting> = LruHashMap::with_max_entries(
 /// Those fragments.
 #[map(name = "held")]
 pub static HELD: LruHashMap<HeldKey, Held> = LruHashMap::with_max_entries(1024, 0);
+/// Sockets of checks that take the way of clients' packets. One that is closed has more to send: it stays until others
+/// need its place.
+#[map(name = "probes")]
+pub static PROBES: LruHashMap<ProbeKey, Probe> = LruHashMap::with_max_entries(8192, 0);
 /// The way back around the loop, once for each copy.
 #[map(name = "copies")]
 pub static COPIES: DevMap = DevMap::with_max_entries(fragments::MOST + 1, 0);

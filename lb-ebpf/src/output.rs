@@ -1,5 +1,5 @@
-//! Replies of dests on this machine, and requests of clients on it, on their way out by a NIC: a classifier behind the
-//! stack. What is to be done is `lb_common::output`'s; here are the packet, and the helpers that change it.
+//! Replies of dests on this machine, requests of clients on it, and checks, on their way out by a NIC: a classifier behind
+//! the stack. What is to be done is `lb_common::output`'s; here are the packet, and the helpers that change it.
 //!
 //! A packet of the stack's may be one for several segments, and its checksum the hardware's to finish. Only the helpers
 //! know which; they also see to it that nobody else's copy of the packet changes.
@@ -7,9 +7,15 @@
 use core::ffi::c_void;
 use core::mem::size_of;
 
-use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_GRE,
+    BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
+    TC_ACT_SHOT, TC_ACT_UNSPEC,
+};
 use aya_ebpf::helpers::generated::{
-    bpf_get_socket_cookie, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_pull_data, bpf_skb_store_bytes,
+    bpf_get_socket_cookie, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_pull_data,
+    bpf_skb_store_bytes,
 };
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
@@ -19,6 +25,7 @@ use lb_common::ip::{Address, Ip};
 use lb_common::output::{self, Outgoing};
 use lb_common::packet::Bytes;
 use lb_common::parse::{Fragment, Seen};
+use lb_common::probe::Room;
 use lb_common::reason::{Action, Reason};
 use lb_common::wire::Wire;
 
@@ -28,8 +35,11 @@ use crate::maps;
 
 /// As much of a packet as headers take.
 const HEADERS: u32 = 256;
+/// Where checksums stand in their headers.
+const TCP_CHECK: u32 = 16;
+const UDP_CHECK: u32 = 6;
 
-/// Translates replies, counts requests. Other filters of the NIC get their turn in any case.
+/// Translates replies, counts requests, makes checks clients' packets. Other filters of the NIC get their turn in any case.
 #[classifier]
 fn lb_output(ctx: TcContext) -> i32 {
     let Some(kernel) = Kernel::detached() else { return TC_ACT_UNSPEC };
@@ -42,13 +52,10 @@ fn translate(packet: &mut Skb, kernel: &Kernel) -> i32 {
     let Some(scratch) = kernel::scratch() else { return TC_ACT_UNSPEC };
     packet.pull();
     let verdict = output::process(packet, kernel, &mut scratch.work);
-    let dropped = verdict.action() == Action::Drop;
-    // The rest is no business of the balancer's.
-    let ours = [Reason::Replied as u32, Reason::LocalClient as u32].contains(&verdict.counter());
-    if dropped || ours {
+    if output::counts(verdict) {
         maps::count(verdict.counter());
     }
-    if dropped { TC_ACT_SHOT } else { TC_ACT_UNSPEC }
+    if verdict.action() == Action::Drop { TC_ACT_SHOT } else { TC_ACT_UNSPEC }
 }
 
 /// A packet of the stack's.
@@ -62,6 +69,13 @@ impl Skb {
     fn is_own(&self) -> bool {
         // SAFETY: the context is valid while the program runs.
         unsafe { (*self.ctx).ingress_ifindex == 0 }
+    }
+
+    /// Is it to become several?
+    #[inline(always)]
+    fn segments(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.ctx).gso_size != 0 }
     }
 
     #[inline(always)]
@@ -100,15 +114,32 @@ impl Skb {
         done(unsafe { bpf_skb_store_bytes(self.ctx, off, from, size_of::<T>() as u32, 0) })
     }
 
+    /// The transport checksum at `off`: an address changed by `diff`.
+    #[inline(always)]
+    fn adjust_address(&mut self, off: u32, flags: u64, diff: u32) -> Result<(), Reason> {
+        let pseudo = flags | BPF_F_PSEUDO_HDR as u64;
+        // SAFETY: the helper checks the packet's bounds.
+        done(unsafe { bpf_l4_csum_replace(self.ctx, off, 0, diff as u64, pseudo) })
+    }
+
+    /// The header's, likewise, if it has one.
+    #[inline(always)]
+    fn adjust_header<F: Ip>(&mut self, seen: &Seen<F>, diff: u32) -> Result<(), Reason> {
+        const IPV4_CHECK: u32 = 10;
+        if !F::HEADER_SUM {
+            return Ok(());
+        }
+        // SAFETY: the helper checks the packet's bounds.
+        done(unsafe { bpf_l3_csum_replace(self.ctx, seen.l3 + IPV4_CHECK, 0, diff as u64, 0) })
+    }
+
     /// The transport checksum at `off`: the source address changed by `diff`, and the port.
     #[inline(always)]
     fn adjust(&mut self, off: u32, flags: u64, diff: u32, old: Port, new: Port) -> Result<(), Reason> {
         const TWO: u64 = size_of::<Port>() as u64;
         let (old, new) = (old.wire() as u64, new.wire() as u64);
-        let pseudo = flags | BPF_F_PSEUDO_HDR as u64;
+        self.adjust_address(off, flags, diff)?;
         // SAFETY: the helper checks the packet's bounds.
-        done(unsafe { bpf_l4_csum_replace(self.ctx, off, 0, diff as u64, pseudo) })?;
-        // SAFETY: as above.
         done(unsafe { bpf_l4_csum_replace(self.ctx, off, old, new, flags | TWO) })
     }
 
@@ -153,9 +184,6 @@ impl Outgoing for Skb {
     }
     #[inline(always)]
     fn set_source<F: Ip>(&mut self, seen: &Seen<F>, addr: &F::Addr, port: Port) -> Result<(), Reason> {
-        const TCP_CHECK: u32 = 16;
-        const UDP_CHECK: u32 = 6;
-        const IPV4_CHECK: u32 = 10;
         let diff = seen.src.diff(addr, 0);
         if seen.fragment != Fragment::Later {
             match seen.proto {
@@ -169,10 +197,44 @@ impl Outgoing for Skb {
             }
             self.store(seen.l4, &port.wire())?;
         }
-        if F::HEADER_SUM {
-            // SAFETY: the helper checks the packet's bounds.
-            done(unsafe { bpf_l3_csum_replace(self.ctx, seen.l3 + IPV4_CHECK, 0, diff as u64, 0) })?;
-        }
+        self.adjust_header(seen, diff)?;
         self.store(seen.l3 + F::SOURCE, addr)
+    }
+
+    #[inline(always)]
+    fn set_destination<F: Ip>(&mut self, seen: &Seen<F>, addr: &F::Addr) -> Result<(), Reason> {
+        let diff = seen.dst.diff(addr, 0);
+        match seen.proto {
+            Proto::TCP => self.adjust_address(seen.l4 + TCP_CHECK, 0, diff)?,
+            Proto::UDP => self.adjust_address(seen.l4 + UDP_CHECK, BPF_F_MARK_MANGLED_0 as u64, diff)?,
+            _ => return Err(Reason::OtherProtocol),
+        }
+        self.adjust_header(seen, diff)?;
+        self.store(seen.l3 + F::SOURCE + size_of::<F::Addr>() as u32, addr)
+    }
+
+    #[inline(always)]
+    fn make_room<F: Ip>(&mut self, _: u32, room: &Room) -> Result<(), Reason> {
+        let mut flags = BPF_F_ADJ_ROOM_FIXED_GSO;
+        flags |= if F::HEADER_SUM { BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 } else { BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 };
+        flags |= if room.udp { BPF_F_ADJ_ROOM_ENCAP_L4_UDP } else { 0 };
+        flags |= if room.gre { BPF_F_ADJ_ROOM_ENCAP_L4_GRE } else { 0 };
+        // One checksum would be left for several packets. TCP sends them again, one by one.
+        if room.summed && self.segments() {
+            return Err(Reason::TooBig);
+        }
+        let len = (F::HEADER + room.shell) as i32;
+        // SAFETY: packet pointers are made anew from the context.
+        done(unsafe { bpf_skb_adjust_room(self.ctx, len, BPF_ADJ_ROOM_MAC, flags as u64) })
+    }
+
+    #[inline(always)]
+    fn put<T: Wire>(&mut self, off: u32, value: &T) -> Result<(), Reason> {
+        self.store(off, value)
+    }
+
+    #[inline(always)]
+    fn put_word(&mut self, off: u32, word: u32) -> Result<(), Reason> {
+        self.store(off, &word)
     }
 }

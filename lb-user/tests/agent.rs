@@ -8,6 +8,7 @@ use std::fs;
 
 use common::{dest, service};
 use lb_user::agent::apply::{self, Owned};
+use lb_user::agent::check::path::Paths;
 use lb_user::agent::config::{self, Loaded};
 use lb_user::agent::drains::{DrainFile, Drains};
 use lb_user::agent::keeper::Keeper;
@@ -75,7 +76,7 @@ fn memory(dir: &TempDir) -> Memory {
 
 fn keeper(dir: &TempDir, store: MemoryStore) -> Keeper<MemoryStore> {
     let (sender, _) = tokio::sync::mpsc::unbounded_channel();
-    Keeper::new(store, memory(dir), sender)
+    Keeper::new(store, memory(dir), Paths::default(), sender)
 }
 
 /// As `ipvsadm-save -n` has it.

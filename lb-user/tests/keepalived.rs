@@ -172,6 +172,66 @@ fn our_own_words() {
     assert!(http.tls.as_ref().unwrap().verify);
 }
 
+/// One check for each address of a group, to the port a straight one goes to; NAT needs none of it.
+#[test]
+fn checks_along_the_path() {
+    const TEXT: &str = "virtual_server_group G {\n 192.0.2.1 80\n 192.0.2.1 443\n 192.0.2.2 80\n}\n\
+        virtual_server group G {\n lb_algo rr\n lb_kind TUN type gue port 6080\n protocol TCP\n \
+        real_server 10.0.0.2 80 {\n TCP_CHECK {\n connect_port 81\n }\n PING_CHECK {\n }\n }\n \
+        real_server 10.0.0.3 80 {\n lvs_method NAT\n TCP_CHECK {\n }\n }\n \
+        real_server 10.0.0.4 80 {\n lvs_method DR\n HTTP_GET {\n url {\n path /\n }\n connect_ip 192.0.2.9\n }\n }\n \
+        check_path forwarding\n}\n";
+    let (config, problems) = said(TEXT);
+    assert_eq!(problems.status(), 0, "{:#?}", problems.iter().collect::<Vec<_>>());
+    let ways = |at: usize| {
+        let checks = config.servers[0].servers[at].checks.iter();
+        let way = |check: &Check| {
+            let target = check.spec.probe.target()?;
+            let via =
+                target.via.as_ref().map(|via| (via.vip.to_string(), via.tunnel.map(|tunnel| tunnel.kind)));
+            Some((target.to.to_string(), via))
+        };
+        checks.map(way).collect::<Vec<_>>()
+    };
+    let to = |to: &str, vip: &str, kind| Some((to.to_owned(), Some((vip.to_owned(), kind))));
+    let gue = Some(TunType::Gue);
+    assert_eq!(ways(0), [to("10.0.0.2:81", "192.0.2.1", gue), to("10.0.0.2:81", "192.0.2.2", gue), None]);
+    assert_eq!(ways(1), [Some(("10.0.0.3:80".to_owned(), None))]);
+    assert_eq!(ways(2), [to("10.0.0.4:80", "192.0.2.9", None)]);
+    // The same question on another way is another check.
+    let (straight, _) = said(&TEXT.replace("check_path forwarding", "check_path direct"));
+    assert_ne!(straight.servers[0].servers[0].checks[0].spec, config.servers[0].servers[0].checks[0].spec);
+    assert_eq!(straight.servers[0].servers[1].checks[0].spec, config.servers[0].servers[1].checks[0].spec);
+}
+
+/// Where there is no such way for a check, it is told, and the check goes straight.
+#[test]
+fn checks_that_have_no_path() {
+    let server = |head: &str, kind: &str, inside: &str| {
+        said(&format!(
+            "virtual_server {head} {{\n lb_algo rr\n lb_kind {kind}\n protocol TCP\n check_path forwarding\n \
+             real_server 10.0.0.2 80 {{\n TCP_CHECK {{\n connect_port 80\n {inside}\n }}\n }}\n}}\n"
+        ))
+    };
+    for (head, kind, inside, reason, vip) in [
+        ("fwmark 5", "DR", "", "connect_ip", None),
+        ("fwmark 5", "DR", "connect_ip 192.0.2.1", "", Some("192.0.2.1")),
+        ("2001:db8::1 80", "TUN", "", "another family", None),
+        ("192.0.2.1 80", "DR", "bind_port 999", "bind_port", Some("192.0.2.1")),
+        ("192.0.2.1 80", "NAT", "bind_port 999", "", None),
+    ] {
+        let (config, problems) = server(head, kind, inside);
+        let texts: Vec<_> = problems.iter().filter(|problem| problem.severity == Severity::Warning).collect();
+        let told = texts.iter().filter(|problem| problem.text.contains(reason)).count();
+        assert_eq!((told, texts.len()), (usize::from(!reason.is_empty()), told), "{head} {kind}: {texts:#?}");
+        let via = check(&config.servers[0].servers[0]).spec.probe.target().unwrap().via.as_ref();
+        assert_eq!(via.map(|via| via.vip.to_string()).as_deref(), vip, "{head} {kind}");
+    }
+    assert!(said("virtual_server 192.0.2.1 80 {\n check_path sideways\n}\n").1.iter().any(|problem| {
+        problem.place.to_string().contains(":2") && problem.text.contains("direct or forwarding")
+    }));
+}
+
 #[test]
 fn an_unknown_block_takes_nothing_with_it() {
     let (config, problems) = said(

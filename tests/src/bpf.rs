@@ -24,6 +24,7 @@ use lb_common::fragments::FragKey;
 use lb_common::host::Memory;
 use lb_common::ip::{Ip, V4, V6};
 use lb_common::mark::{self, MarkRule};
+use lb_common::probe::{Probe, ProbeKey};
 use lb_common::reason::{COUNT, Reason};
 use lb_common::request::{self, Request, verb};
 use lb_common::sched::{CacheKey, Cached};
@@ -247,9 +248,12 @@ pub struct Maps {
 
 const FILTER: usize = 8192;
 /// Maps that are reached by system calls only, emptied before each case.
-const HASHES: [&str; 7] = ["overflow4", "overflow6", "controls", "calls", "fragments", "waiting", "caches"];
+const HASHES: [&str; 8] =
+    ["overflow4", "overflow6", "controls", "calls", "fragments", "waiting", "caches", "probes"];
 /// A [`Cached`] in words: when it was used, when it changed, dests.
 type CachedWords = [u32; size_of::<Cached>() / 4];
+/// A [`Probe`] in double words.
+type ProbeWords = [u64; Probe::WORDS];
 
 impl Maps {
     fn take(ebpf: &mut Ebpf, sizes: &Sizes) -> Result<Self> {
@@ -539,16 +543,20 @@ impl Engine for Program {
 
     fn send(&mut self, nic: Nic, frame: &[u8]) -> Result<Option<Vec<u8>>> {
         const UNSPEC: u32 = u32::MAX;
-        let replied = |maps: &Maps| Ok::<_, anyhow::Error>(maps.reasons()?[Reason::Replied as usize]);
-        let before = replied(&self.maps)?;
+        let changed = |maps: &Maps| {
+            let reasons = maps.reasons()?;
+            Ok::<_, anyhow::Error>(reasons[Reason::Replied as usize] + reasons[Reason::ProbeSent as usize])
+        };
+        let before = changed(&self.maps)?;
         let program: &SchedClassifier =
             self.ebpf.program("lb_output").context("no program lb_output")?.try_into()?;
-        let mut out = vec![0; frame.len()];
+        let mut out = vec![0; frame.len() + 128];
         let options =
             TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::new() };
         let answer = program.test_run(options).with_context(|| format!("sending by {}", nic.name()))?;
         ensure!(answer.return_value == UNSPEC, "the classifier says {}", answer.return_value);
-        match replied(&self.maps)? - before {
+        out.truncate(answer.data_size_out as usize);
+        match changed(&self.maps)? - before {
             0 => ensure!(out == frame, "changed, but not counted"),
             _ => return Ok(Some(out)),
         }
@@ -575,6 +583,12 @@ impl Engine for Program {
             map.set(at, Plain(*rule), 0)?;
         }
         cell.store(mark::word(half, rules.len() as u32));
+        Ok(())
+    }
+
+    fn set_probe(&mut self, key: ProbeKey, probe: Probe) -> Result<()> {
+        let map = Map::LruHashMap(again(self.maps.other("probes")?)?);
+        HashMap::<_, Plain<ProbeKey>, ProbeWords>::try_from(map)?.insert(Plain(key), probe.words(), 0)?;
         Ok(())
     }
 
@@ -626,6 +640,7 @@ fn empty(map: &MapData) -> Result<()> {
     match (info.key_size(), info.value_size()) {
         (4, 256) => empty_map::<u32, [u64; 32]>(map),
         (8, 8) => empty_map::<u64, u64>(map),
+        (24, 64) => empty_map::<Plain<ProbeKey>, ProbeWords>(map),
         (24, 72) => empty_map::<Plain<CacheKey>, CachedWords>(map),
         (8, 280) => empty_map::<u64, [u64; 35]>(map),
         (40, 8) => empty_map::<Plain<FragKey>, u64>(map),

@@ -9,10 +9,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use lb_common::addr::{Addr, Family, Port, Proto, family_of};
-use lb_common::dest::{Method, status};
+use lb_common::dest::{Method, TunType, status};
 use lb_common::host::Sizes;
 use lb_common::host::rules::{Memory, NewDest, NewService, Rules, know_all};
 use lb_common::mark::MarkRule;
+use lb_common::probe::{self, Probe, ProbeKey};
 use lb_common::reason::Reason;
 use lb_common::sched::Scheduler;
 use lb_common::sip::Call;
@@ -196,6 +197,8 @@ pub trait Engine {
     fn pass_time(&mut self, seconds: u32);
     /// Puts mark rules in force.
     fn set_marks(&mut self, rules: &[MarkRule]) -> Result<()>;
+    /// Notes a check's socket.
+    fn set_probe(&mut self, key: ProbeKey, probe: Probe) -> Result<()>;
     /// Has the whole table swept.
     fn sweep(&mut self) -> Result<()>;
     /// Takes in a connection of another director, and the call it is for.
@@ -239,12 +242,51 @@ pub enum Step {
     Table(Vec<Live>),
     /// A setting is changed.
     Set(fn(&lb_common::settings::Settings)),
+    /// A check's socket is noted.
+    Check(Box<Check>),
     /// Seconds pass.
     Wait(u32),
     /// The table is swept.
     Sweep,
     /// Another director tells of a connection, or of a template and the call it is for; this becomes of it.
     Adopt(Box<(Synced, Call)>, sync::Outcome),
+}
+
+/// A socket of the balancer's own, by which a server is checked as a client would find it.
+#[derive(Debug, Clone)]
+pub struct Check {
+    /// Its own end.
+    pub from: (IpAddr, u16),
+    /// Its protocol.
+    pub proto: Proto,
+    /// What it is connected to.
+    pub server: IpAddr,
+    /// The virtual address.
+    pub vip: IpAddr,
+    /// The tunnel to the server: type, flags, port.
+    pub tunnel: Option<(TunType, u8, Port)>,
+}
+
+impl Check {
+    fn key(&self) -> ProbeKey {
+        let (addr, port) = self.from;
+        ProbeKey::new(family(addr), Addr::from(addr), Port::new(port), self.proto)
+    }
+
+    fn probe(&self) -> Probe {
+        let tunnel = self.tunnel.map_or(0, |(kind, flags, port)| {
+            let [a, b] = port.wire().to_ne_bytes();
+            u32::from_ne_bytes([kind as u8, flags, a, b])
+        });
+        Probe {
+            server: Addr::from(self.server),
+            vip: Addr::from(self.vip),
+            source: Addr::from(self.from.0),
+            tunnelled: u32::from(self.tunnel.is_some()),
+            tunnel,
+            ..Probe::default()
+        }
+    }
 }
 
 /// What has to come of a packet.
@@ -409,6 +451,12 @@ fn change<E: Engine>(engine: &mut E, rules: &mut Rules, step: &Step) -> Result<(
         Step::Marks(marks) => {
             know_all(engine.memory());
             engine.set_marks(marks)?;
+        }
+        Step::Check(check) => {
+            let key = check.key();
+            engine.set_probe(key, check.probe())?;
+            let probers = &engine.memory().settings().probers;
+            probers.store(probers.load() | probe::bit(family(check.from.0), &key.addr));
         }
         Step::Wait(seconds) => engine.pass_time(*seconds),
         Step::Sweep => engine.sweep()?,

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use lb_common::addr::{Family, Proto};
 use lb_common::host::rules::{Memory as _, Rules};
 use lb_common::ip::{V4, V6};
+use lb_common::probe::{Probe, ProbeKey};
 use lb_common::reason::Reason;
 use lb_common::settings::Settings;
 use lb_common::sip::Call;
@@ -192,6 +193,9 @@ impl Engine for Driven<'_> {
     }
     fn set_marks(&mut self, rules: &[lb_common::mark::MarkRule]) -> Result<()> {
         self.program.set_marks(rules)
+    }
+    fn set_probe(&mut self, key: ProbeKey, probe: Probe) -> Result<()> {
+        self.program.set_probe(key, probe)
     }
     fn sweep(&mut self) -> Result<()> {
         self.program.sweep()

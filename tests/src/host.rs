@@ -7,6 +7,7 @@ use lb_common::dest::{Hop, Route};
 use lb_common::host::{self, HostTables, Sizes, SliceFrame};
 use lb_common::ip::{Address, Ip, V4, V6};
 use lb_common::mark::MarkRule;
+use lb_common::probe::{Probe, ProbeKey};
 use lb_common::reason::{Action, Reason};
 use lb_common::sip::Call;
 use lb_common::sync::{self, Synced};
@@ -114,7 +115,8 @@ impl Engine for Host {
         let mut sent = SliceFrame::new(frame, number(nic));
         let verdict = host::send(&self.tables, &mut sent);
         ensure!(verdict.action() != Action::Drop, "dropped: {verdict:?}");
-        Ok((verdict.reason() == Some(Reason::Replied)).then(|| sent.bytes().to_vec()))
+        let changed = matches!(verdict.reason(), Some(Reason::Replied | Reason::ProbeSent));
+        Ok(changed.then(|| sent.bytes().to_vec()))
     }
 
     fn pass_time(&mut self, seconds: u32) {
@@ -123,6 +125,11 @@ impl Engine for Host {
 
     fn set_marks(&mut self, rules: &[MarkRule]) -> Result<()> {
         self.tables.set_marks(rules);
+        Ok(())
+    }
+
+    fn set_probe(&mut self, key: ProbeKey, probe: Probe) -> Result<()> {
+        self.tables.set_probe(key, probe);
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! Tunnels: a new IP header in front, and for gue and gre a small one behind it. Fields as in ipvs.md 6.4.
 
-use crate::addr::{Family, Port, Proto};
+use crate::addr::{Addr, Family, Port, Proto};
 use crate::checksum;
 use crate::dest::{Dest, Hop, TunType};
 use crate::forward::{link, nat};
@@ -20,20 +20,24 @@ const GUE: u32 = 12;
 
 /// What stands between the outer IP header and the inner one.
 #[derive(Clone, Copy)]
-struct Shell {
-    kind: u8,
-    summed: bool,
-    port: Port,
+pub(crate) struct Shell {
+    pub(crate) kind: u8,
+    pub(crate) summed: bool,
+    pub(crate) port: Port,
 }
 
 impl Shell {
     #[inline(always)]
     fn of(dest: &Dest) -> Self {
-        let (kind, flags, port) = dest.tunnel();
+        Self::new(dest.tunnel())
+    }
+    /// From type number, flags and port.
+    #[inline(always)]
+    pub(crate) fn new((kind, flags, port): (u8, u8, Port)) -> Self {
         Self { kind, summed: flags & (CSUM | REMCSUM) != 0, port }
     }
     #[inline(always)]
-    fn len(&self) -> u32 {
+    pub(crate) fn len(&self) -> u32 {
         match (self.kind, self.summed) {
             (k, _) if k == TunType::Gue as u8 => GUE,
             (k, false) if k == TunType::Gre as u8 => 4,
@@ -42,7 +46,7 @@ impl Shell {
         }
     }
     #[inline(always)]
-    fn proto(&self, inner: Proto) -> Proto {
+    pub(crate) fn proto(&self, inner: Proto) -> Proto {
         match self.kind {
             k if k == TunType::Gue as u8 => Proto::UDP,
             k if k == TunType::Gre as u8 => Proto::GRE,
@@ -108,11 +112,24 @@ pub fn wraps<F: Ip>(dest: &Dest, proto: Proto, shell: u32) -> bool {
 }
 
 /// What the outer header takes from the inner one.
-struct Inner {
+pub(crate) struct Inner {
     tos: u8,
     ttl: u8,
     dont_fragment: bool,
-    len: u32,
+    /// Of all that is behind the outer IP header.
+    pub(crate) len: u32,
+}
+
+impl Inner {
+    #[inline(always)]
+    pub(crate) fn of<F: Ip, T: Tables>(t: &T, header: &F::Header, len: u32) -> Self {
+        Self {
+            tos: outer_tos(F::tos(header)),
+            ttl: F::ttl(header),
+            dont_fragment: F::dont_fragment(header) && t.settings().pmtu_disc.load() != 0,
+            len,
+        }
+    }
 }
 
 /// Wraps the packet and sends it to the dest.
@@ -142,12 +159,7 @@ fn wrap<F: Ip, P: Packet, T: Tables>(
 ) -> Result<(), Reason> {
     let header: &F::Header = p.at(n.l3).ok_or(Reason::Truncated)?;
     let Shape { shell, v4 } = shape;
-    let inner = Inner {
-        tos: outer_tos(F::tos(header)),
-        ttl: F::ttl(header),
-        dont_fragment: F::dont_fragment(header) && t.settings().pmtu_disc.load() != 0,
-        len: n.len + shell.len(),
-    };
+    let inner = Inner::of::<F, T>(t, header, n.len + shell.len());
     let (outer, kind) = (shape.outer(), if v4 { V4::ETHERTYPE } else { V6::ETHERTYPE });
     let l3 = link::rebuild(p, n.l3, outer + shell.len(), kind, hop)?;
     let proto = shell.proto(F::INSIDE);
@@ -180,6 +192,15 @@ fn outer_v4<P: Packet, T: Tables>(
     proto: Proto,
     dest: &Dest,
 ) -> Result<(), Reason> {
+    let header = header_v4(t, inner, proto, dest.hop.source().words()[0], dest.addr[0].load());
+    let place: &mut Ipv4Hdr = p.at_mut(l3).ok_or(Reason::Truncated)?;
+    *place = header;
+    Ok(())
+}
+
+/// An outer header of IPv4; addresses in memory order.
+#[inline(always)]
+pub(crate) fn header_v4<T: Tables>(t: &T, inner: &Inner, proto: Proto, src: u32, dst: u32) -> Ipv4Hdr {
     let df = if inner.dont_fragment { 0x40 } else { 0 };
     let id = if inner.dont_fragment { 0 } else { t.random() as u16 };
     let mut header = Ipv4Hdr {
@@ -191,13 +212,11 @@ fn outer_v4<P: Packet, T: Tables>(
         ttl: inner.ttl,
         proto: proto.0,
         check: [0; 2],
-        src_addr: dest.hop.source().words()[0].to_ne_bytes(),
-        dst_addr: dest.addr[0].load().to_ne_bytes(),
+        src_addr: src.to_ne_bytes(),
+        dst_addr: dst.to_ne_bytes(),
     };
     header.check = header_check(&header).to_ne_bytes();
-    let place: &mut Ipv4Hdr = p.at_mut(l3).ok_or(Reason::Truncated)?;
-    *place = header;
-    Ok(())
+    header
 }
 
 /// The checksum of an option-less IPv4 header whose own field is zero.
@@ -212,18 +231,24 @@ pub fn header_check(h: &Ipv4Hdr) -> u16 {
 #[inline(always)]
 fn outer_v6<P: Packet>(p: &mut P, l3: u32, inner: &Inner, proto: Proto, dest: &Dest) -> Result<(), Reason> {
     let place: &mut Ipv6Hdr = p.at_mut(l3).ok_or(Reason::Truncated)?;
-    *place = Ipv6Hdr {
+    *place = header_v6(inner, proto, dest.hop.source(), dest.address());
+    Ok(())
+}
+
+/// An outer header of IPv6.
+#[inline(always)]
+pub(crate) fn header_v6(inner: &Inner, proto: Proto, src: Addr, dst: Addr) -> Ipv6Hdr {
+    Ipv6Hdr {
         vcf: [0x60 | inner.tos >> 4, inner.tos << 4, 0, 0],
         payload_len: (inner.len as u16).to_be_bytes(),
         next_hdr: proto.0,
         hop_limit: inner.ttl,
-        src_addr: dest.hop.source().0,
-        dst_addr: dest.address().0,
-    };
-    Ok(())
+        src_addr: src.0,
+        dst_addr: dst.0,
+    }
 }
 
-/// UDP and GUE version 0 headers. The source port spreads flows, within the kernel's default local range.
+/// UDP and GUE version 0 headers.
 #[inline(always)]
 fn gue<F: Ip, P: Packet>(
     p: &mut P,
@@ -233,19 +258,13 @@ fn gue<F: Ip, P: Packet>(
     inner: &Inner,
     dest: &Dest,
 ) -> Result<(), Reason> {
-    const LOW: u32 = 32768;
-    const SPAN: u32 = 60999 - LOW;
-    let sport = LOW + ((flow_hash(n) as u64 * SPAN as u64) >> 32) as u32;
-    let (s, d) = ((sport as u16).to_be_bytes(), shell.port.wire().to_ne_bytes());
-    let len = (inner.len as u16).to_be_bytes();
-    let head: &mut [u8; 12] = p.at_mut(at).ok_or(Reason::Truncated)?;
-    *head = [s[0], s[1], d[0], d[1], len[0], len[1], 0, 0, 0, F::INSIDE.0, 0, 0];
+    let head = gue_head::<F>(flow_hash(n), shell.port, inner.len);
+    let place: &mut [u8; 12] = p.at_mut(at).ok_or(Reason::Truncated)?;
+    *place = head;
     if !shell.summed {
         return Ok(());
     }
-    let words = |a: &crate::addr::Addr| a.words().iter().fold(0, |s, w| checksum::add32(s, *w));
-    let addresses = checksum::add32(words(&dest.hop.source()), words(&dest.address()));
-    let pseudo = checksum::add32(addresses, nat::pseudo(Proto::UDP, inner.len));
+    let pseudo = gue_pseudo(&dest.hop.source(), &dest.address(), inner.len);
     // Where the checksum will be, so that it is part of what is summed: the stack has no room to keep it.
     let field: &mut [u8; 2] = p.at_mut(at + 6).ok_or(Reason::Truncated)?;
     *field = checksum::fold(pseudo).to_ne_bytes();
@@ -255,10 +274,28 @@ fn gue<F: Ip, P: Packet>(
     Ok(())
 }
 
+/// Both headers, without a checksum. The source port spreads flows, within the kernel's default local range.
+#[inline(always)]
+pub(crate) fn gue_head<F: Ip>(hash: u32, port: Port, len: u32) -> [u8; 12] {
+    const LOW: u32 = 32768;
+    const SPAN: u32 = 60999 - LOW;
+    let sport = LOW + ((hash as u64 * SPAN as u64) >> 32) as u32;
+    let (s, d) = ((sport as u16).to_be_bytes(), port.wire().to_ne_bytes());
+    let len = (len as u16).to_be_bytes();
+    [s[0], s[1], d[0], d[1], len[0], len[1], 0, 0, 0, F::INSIDE.0, 0, 0]
+}
+
+/// What the pseudo header adds to the sum of `len` bytes of UDP.
+#[inline(always)]
+pub(crate) fn gue_pseudo(src: &Addr, dst: &Addr, len: u32) -> u32 {
+    let words = |a: &Addr| a.words().iter().fold(0, |s, w| checksum::add32(s, *w));
+    checksum::add32(checksum::add32(words(src), words(dst)), nat::pseudo(Proto::UDP, len))
+}
+
 /// A hash of the inner flow. It spreads flows over a server's queues and the paths there, no more, so it has no key: who
 /// chooses his flows could as well choose outer ones of one queue.
 #[inline(always)]
-fn flow_hash<F: Ip>(n: &Seen<F>) -> u32 {
+pub(crate) fn flow_hash<F: Ip>(n: &Seen<F>) -> u32 {
     let addresses = n.src.mixed() ^ n.dst.mixed().rotate_left(16);
     let ports = n.sport.wire() as u32 | (n.dport.wire() as u32) << 16;
     let word = (addresses as u64 | (ports as u64) << 32).wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -268,9 +305,8 @@ fn flow_hash<F: Ip>(n: &Seen<F>) -> u32 {
 /// GRE version 0, with a checksum if asked.
 #[inline(always)]
 fn gre<F: Ip, P: Packet>(p: &mut P, at: u32, shell: &Shell, inner: &Inner) -> Result<(), Reason> {
-    let kind = F::ETHERTYPE.to_be_bytes();
     let head: &mut [u8; 4] = p.at_mut(at).ok_or(Reason::Truncated)?;
-    *head = [if shell.summed { 0x80 } else { 0 }, 0, kind[0], kind[1]];
+    *head = gre_head::<F>(shell.summed);
     if !shell.summed {
         return Ok(());
     }
@@ -281,4 +317,11 @@ fn gre<F: Ip, P: Packet>(p: &mut P, at: u32, shell: &Shell, inner: &Inner) -> Re
     let field: &mut [u8; 2] = p.at_mut(at + 4).ok_or(Reason::Truncated)?;
     *field = check;
     Ok(())
+}
+
+/// The header without its checksum.
+#[inline(always)]
+pub(crate) fn gre_head<F: Ip>(summed: bool) -> [u8; 4] {
+    let kind = F::ETHERTYPE.to_be_bytes();
+    [if summed { 0x80 } else { 0 }, 0, kind[0], kind[1]]
 }

@@ -10,6 +10,7 @@ use crate::ip::Ip;
 use crate::output::Outgoing;
 use crate::packet::{Bytes, Packet};
 use crate::parse::{Fragment, Seen};
+use crate::probe::Room;
 use crate::reason::Reason;
 use crate::wire::{UdpHdr, Wire};
 
@@ -119,6 +120,29 @@ impl Outgoing for SliceFrame {
             udp.check = [0; 2];
         }
         Ok(())
+    }
+
+    fn set_destination<F: Ip>(&mut self, seen: &Seen<F>, addr: &F::Addr) -> Result<(), Reason> {
+        nat::rewrite(self, seen, nat::Side::Destination, addr, seen.dport)
+    }
+
+    fn make_room<F: Ip>(&mut self, l3: u32, room: &Room) -> Result<(), Reason> {
+        let link = self.bytes().get(..l3 as usize).ok_or(Reason::Truncated)?.to_vec();
+        if !self.move_start((F::HEADER + room.shell) as i32) {
+            return Err(Reason::NoHeadroom);
+        }
+        let start = self.start;
+        self.buffer[start..start + link.len()].copy_from_slice(&link);
+        Ok(())
+    }
+
+    fn put<T: Wire>(&mut self, off: u32, value: &T) -> Result<(), Reason> {
+        *self.at_mut(off).ok_or(Reason::Truncated)? = *value;
+        Ok(())
+    }
+
+    fn put_word(&mut self, off: u32, word: u32) -> Result<(), Reason> {
+        self.put(off, &word.to_ne_bytes())
     }
 }
 

@@ -21,7 +21,8 @@ use crate::defence;
 use crate::fragments;
 use crate::output;
 use crate::pipeline;
-use crate::reason::{Action, Reason, Stage, Verdict};
+use crate::probe;
+use crate::reason::{Reason, Stage, Verdict};
 use crate::slow;
 use crate::tables::Tables;
 use crate::upkeep;
@@ -43,6 +44,7 @@ pub fn run(tables: &HostTables, frame: &mut SliceFrame) -> Verdict {
             Stage::Slow => slow::process(frame, tables, &mut space),
             Stage::Wait => fragments::process(frame, tables, &mut space),
             Stage::Upkeep => upkeep::process(frame, tables, &mut space),
+            Stage::Probe => probe::process(frame, tables, &mut space),
         };
     }
     tables.count_reason(verdict.counter());
@@ -56,8 +58,7 @@ pub fn send(tables: &HostTables, frame: &mut SliceFrame) -> Verdict {
         return Reason::NotOurs.into();
     }
     let verdict = output::process(frame, tables, &mut pipeline::Workspace::default());
-    let ours = matches!(verdict.reason(), Some(Reason::Replied | Reason::LocalClient));
-    if verdict.action() == Action::Drop || ours {
+    if output::counts(verdict) {
         tables.count_reason(verdict.counter());
     }
     verdict

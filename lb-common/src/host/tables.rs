@@ -20,6 +20,7 @@ use crate::ip::{Address, Ip};
 use crate::local::{Other, Peer};
 use crate::mark::{self, MarkRule};
 use crate::packet::Packet;
+use crate::probe::{Probe, ProbeKey};
 use crate::reason::{self, Reason};
 use crate::sched::{CacheKey, Cached};
 use crate::service::{SchedState, Service, ServiceKey};
@@ -161,6 +162,7 @@ pub struct HostTables {
     fragments: Mutex<HashMap<FragKey, Ports>>,
     waiting: Mutex<HashMap<FragKey, Waiting>>,
     held: Mutex<HashSet<HeldKey>>,
+    probes: HashMap<ProbeKey, Probe>,
     routes: RwLock<Vec<Route>>,
     clock: Cell32,
     dice: Cell32,
@@ -217,6 +219,7 @@ impl HostTables {
             fragments: Mutex::new(HashMap::new()),
             waiting: Mutex::new(HashMap::new()),
             held: Mutex::new(HashSet::new()),
+            probes: HashMap::new(),
             routes: RwLock::new(Vec::new()),
             clock: Cell32::new(1_000_000),
             dice: Cell32::new(1),
@@ -300,6 +303,11 @@ impl HostTables {
     pub fn set_marks(&mut self, rules: &[MarkRule]) {
         self.marks = rules.to_vec();
         self.settings.mark_rules.store(mark::word(0, rules.len() as u32));
+    }
+
+    /// Notes a check's socket.
+    pub fn set_probe(&mut self, key: ProbeKey, probe: Probe) {
+        self.probes.insert(key, probe);
     }
 
     fn route_of(&self, query: &RouteQuery) -> Result<dest::Route, Reason> {
@@ -437,6 +445,9 @@ impl Tables for HostTables {
     }
     fn fragment_get(&self, key: &FragKey) -> Option<Ports> {
         lock(&self.fragments).get(key).copied()
+    }
+    fn probe(&self, key: &ProbeKey) -> Option<&Probe> {
+        self.probes.get(key)
     }
     fn waiting<R>(&self, key: &FragKey, ask: impl FnOnce(&Waiting) -> R) -> Option<R> {
         lock(&self.waiting).get(key).map(ask)

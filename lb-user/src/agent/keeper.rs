@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::apply::{self, Owned, Wanted};
+use super::check::path::Paths;
 use super::check::watch::{Report, Watches};
 use super::config::model::{CheckSpec, Config, SyncDaemon, VirtualServer};
 use super::drains::{DrainFile, Drains};
@@ -47,7 +48,7 @@ pub struct Keeper<S> {
 impl<S: Store> Keeper<S> {
     /// With nothing to do yet. Reports of checks come out at `reports`' other end and have to be given to
     /// [`Keeper::heard`].
-    pub fn new(store: S, memory: Memory, reports: mpsc::UnboundedSender<Report>) -> Self {
+    pub fn new(store: S, memory: Memory, paths: Paths, reports: mpsc::UnboundedSender<Report>) -> Self {
         Self {
             balancer: Balancer::new(store),
             drain_file: DrainFile::beside(&memory),
@@ -57,7 +58,7 @@ impl<S: Store> Keeper<S> {
             states: Vec::new(),
             users: Users::new(),
             suspended: Vec::new(),
-            watches: Watches::new(reports),
+            watches: Watches::new(paths, reports),
             owned: Owned::default(),
             roles: None,
             roles_at: None,

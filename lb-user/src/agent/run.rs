@@ -13,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use super::announce::Announcer;
+use super::check::path::Paths;
 use super::check::watch::Report;
 use super::config::model::Config;
 use super::config::problem::Severity;
@@ -70,7 +71,8 @@ pub fn run(store: impl Store, memory: Memory, options: &Options, metrics: Option
         show(metrics, sender.clone());
     }
     follow_network(options.pins.clone());
-    keep(Keeper::new(store, memory, reports_to(sender)), options, config, inputs)
+    let paths = Paths::of(options.pins.clone());
+    keep(Keeper::new(store, memory, paths, reports_to(sender)), options, config, inputs)
 }
 
 fn keep<S: Store>(

@@ -53,6 +53,9 @@ pub struct Mapped<T: Shared> {
     count: usize,
 }
 
+// SAFETY: the mapping is the value's own, and any thread's as good; what lies in it is cells.
+unsafe impl<T: Shared> Send for Mapped<T> {}
+
 impl<T: Shared> Mapped<T> {
     /// Maps the first `count` elements of an mmapable array whose elements are `T`s. The caller has compared sizes.
     pub fn new(map: BorrowedFd<'_>, count: usize, access: Access) -> io::Result<Self> {

@@ -26,6 +26,7 @@
 //! | [`clients`] | link addresses of clients whose answers come through here |
 //! | [`attach`], [`status`] | what the verbs do |
 //! | [`announce`] | addresses for a routing daemon to tell of |
+//! | [`probes`] | sockets of checks that take the way of clients' packets |
 //! | [`local`], [`output`] | hooks for clients and for servers on the balancer itself |
 //! | [`fragments`] | the loop for fragments that come before their first |
 //! | [`reap`] | instances whose namespace is gone |
@@ -50,6 +51,7 @@ pub mod memory;
 pub mod netlink;
 pub mod output;
 pub mod pins;
+pub mod probes;
 pub mod publish;
 pub mod reap;
 pub mod route;

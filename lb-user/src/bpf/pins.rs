@@ -13,6 +13,7 @@ use lb_common::estimate::{self, Rate};
 use lb_common::fragments::{FragKey, Ports};
 use lb_common::local::{Other, Peer};
 use lb_common::mark::{MOST, MarkRule};
+use lb_common::probe::{Probe, ProbeKey};
 use lb_common::sched::{CacheKey, Cached};
 use lb_common::service::{SchedState, Service, ServiceKey};
 use lb_common::settings::Settings;
@@ -74,7 +75,7 @@ pub const RULES: [Spec; 9] = [
 pub const BOOKS: Spec = hash(BOOK, 4, size_of::<Book>(), None);
 
 /// Maps of traffic: made by `attach`.
-pub const TRAFFIC: [Spec; 14] = [
+pub const TRAFFIC: [Spec; 15] = [
     array("conns4", size_of::<Bucket4>(), None),
     array("conns6", size_of::<Bucket6>(), None),
     hash("overflow4", 4, size_of::<Bucket4>(), None),
@@ -103,6 +104,14 @@ pub const TRAFFIC: [Spec; 14] = [
         key: size_of::<Peer>(),
         value: size_of::<Other>(),
         entries: Some(16384),
+        flags: 0,
+    },
+    Spec {
+        name: "probes",
+        kind: MapType::LruHash,
+        key: size_of::<ProbeKey>(),
+        value: size_of::<Probe>(),
+        entries: Some(8192),
         flags: 0,
     },
     per_cpu("client_hops", CLIENT_HOP, Some(4096)),

@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use lb_common::mark::MarkRule;
+use lb_common::probe::ProbeKey;
 use lb_common::sched::CacheKey;
 use lb_common::service::{Service, ServiceKey};
 use lb_common::sip::Call;
@@ -37,6 +38,8 @@ unsafe impl Plain for CacheKey {}
 unsafe impl Plain for MarkRule {}
 // SAFETY: as above: 280 bytes, all named.
 unsafe impl Plain for Call {}
+// SAFETY: as above: 24 bytes, all named.
+unsafe impl Plain for ProbeKey {}
 // SAFETY: an array of the same.
 unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 

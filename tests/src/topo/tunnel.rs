@@ -47,6 +47,24 @@ impl TunnelEnd {
     }
 }
 
+impl TunnelEnd {
+    /// The tunnel ends nowhere any more, though the server still has the VIP.
+    pub fn shut(self, server: &Host) -> Result<()> {
+        match self {
+            Self::Device => server.netns.ip("link set tunl0 down\nlink set sit0 down\nlink set tun6 down"),
+            Self::Program => realserver(server, "--detach"),
+        }
+    }
+
+    /// After [`TunnelEnd::shut`], as it was before.
+    pub fn reopen(self, server: &Host) -> Result<()> {
+        match self {
+            Self::Device => server.netns.ip("link set tunl0 up\nlink set sit0 up\nlink set tun6 up"),
+            Self::Program => realserver(server, "eth0"),
+        }
+    }
+}
+
 impl Tunnel {
     /// Makes `server` accept packets for the VIP that come this way, in IPv4 and IPv6.
     pub fn open(self, server: &Host, vip: Dual) -> Result<()> {
@@ -98,6 +116,10 @@ fn receive(server: &Host, devices: &[&str], vip: Dual) -> Result<()> {
 fn program(server: &Host, vip: Dual) -> Result<()> {
     server.hide_loopback_addresses()?;
     server.add_alone("lo", vip)?;
+    realserver(server, "eth0")
+}
+
+fn realserver(server: &Host, word: &str) -> Result<()> {
     let ours = lab::program()?;
-    server.netns.run(&[&ours.to_string_lossy(), "realserver", "eth0"])?.ok().map(drop)
+    server.netns.run(&[&ours.to_string_lossy(), "realserver", word])?.ok().map(drop)
 }

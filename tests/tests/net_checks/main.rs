@@ -4,6 +4,7 @@
 mod examples;
 mod kills;
 mod on_down;
+mod path;
 mod scene;
 mod slow_start;
 
@@ -13,6 +14,11 @@ use on_down::{
     clients_are_left_alone, connections_move_to_who_is_left, datagrams_go_elsewhere_at_once,
     waiting_clients_are_reset,
 };
+use path::{
+    a_nat_server_that_answers_elsewhere_is_found_out, a_server_that_sends_them_back_is_found_out,
+    a_server_without_a_tunnel_is_found_out, a_server_without_the_vip_is_found_out,
+    every_kind_of_check_takes_the_path,
+};
 use slow_start::a_server_comes_back_gradually;
 
 lb_tests::tests! {
@@ -21,6 +27,11 @@ lb_tests::tests! {
     clients_are_left_alone,
     datagrams_go_elsewhere_at_once,
     a_server_comes_back_gradually,
+    a_server_without_the_vip_is_found_out,
+    a_server_that_sends_them_back_is_found_out,
+    a_server_without_a_tunnel_is_found_out,
+    a_nat_server_that_answers_elsewhere_is_found_out,
+    every_kind_of_check_takes_the_path,
     killed_at_any_moment,
     the_examples_work,
 }

@@ -9,16 +9,17 @@ use tokio::time::{Instant, timeout_at};
 
 use super::machine::Outcome;
 use super::net::{self, Trouble};
+use super::path::Paths;
 use crate::agent::config::model::Dns;
 use crate::agent::verdict::Weight;
 
 /// The check.
-pub struct Prober(Dns);
+pub struct Prober(Dns, Paths);
 
 impl Prober {
     /// With this question.
-    pub fn new(dns: Dns) -> Self {
-        Self(dns)
+    pub fn new(dns: Dns, paths: Paths) -> Self {
+        Self(dns, paths)
     }
 
     /// One question.
@@ -32,7 +33,7 @@ impl Prober {
     async fn ask(&self) -> Result<(), Trouble> {
         let id = RandomState::new().hash_one(0) as u16;
         let question = question(&self.0, id).map_err(Trouble::Local)?;
-        let socket = net::datagrams(&self.0.target)?;
+        let (socket, way) = net::datagrams(&self.0.target, &self.1)?;
         let server = |error: std::io::Error| Trouble::Server(error.to_string());
         socket.send(&question).await.map_err(server)?;
         let deadline = Instant::now() + self.0.target.timeout;
@@ -41,7 +42,7 @@ impl Prober {
             let received = timeout_at(deadline, socket.recv(&mut bytes)).await;
             let length = received.map_err(|_| net::late(self.0.target.timeout))?.map_err(server)?;
             match code(&bytes[..length], id) {
-                Some(ResponseCode::NoError) => return Ok(()),
+                Some(ResponseCode::NoError) => return way.confirm(),
                 Some(code) => return Err(Trouble::Server(format!("answer: {code}"))),
                 // Somebody else's.
                 None => {}
@@ -79,9 +80,9 @@ mod tests {
     async fn questions_and_answers() {
         let server = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let (to, timeout) = (server.local_addr().unwrap(), Duration::from_secs(2));
-        let target = Target { to, from: None, interface: None, mark: 0, timeout };
+        let target = Target { to, from: None, interface: None, mark: 0, timeout, via: None };
         let dns = Dns { target, kind: "AAAA".to_owned(), name: "probe.example.org".to_owned() };
-        let mut prober = Prober::new(dns);
+        let mut prober = Prober::new(dns, Paths::default());
         for (flags, expected) in [(0x80, true), (0x83, false)] {
             let answer = async {
                 let mut bytes = [0; 512];

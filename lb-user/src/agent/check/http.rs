@@ -8,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::machine::Outcome;
 use super::net::{self, Trouble};
+use super::path::Paths;
 use super::tls;
 use crate::agent::config::model::{Http, HttpProtocol, Regex, Url};
 use crate::agent::verdict::Weight;
@@ -19,6 +20,7 @@ const HEADERS: usize = 128;
 /// The check.
 pub struct Prober {
     http: Http,
+    paths: Paths,
     connector: Option<tls::Connector>,
     /// The page that is due.
     at: usize,
@@ -28,9 +30,9 @@ pub struct Prober {
 
 impl Prober {
     /// Of these pages.
-    pub fn new(http: Http) -> Self {
+    pub fn new(http: Http, paths: Paths) -> Self {
         let connector = http.tls.clone().map(tls::Connector::new);
-        Self { http, connector, at: 0, passed: 0 }
+        Self { http, paths, connector, at: 0, passed: 0 }
     }
 
     /// The page that is due. Down, all of them have to pass, beginning with the one that failed.
@@ -54,13 +56,13 @@ impl Prober {
     }
 
     async fn page(&mut self, url: &Url) -> Result<(), Trouble> {
-        let stream = net::connect(&self.http.target).await?;
+        let stream = net::connect(&self.http.target, &self.paths).await?;
         let request = request(&self.http, url);
         let reply = match &mut self.connector {
             None => self.exchange(stream, &request).await?,
             Some(connector) => {
                 let host = url.virtualhost.as_deref();
-                let connecting = connector.connect(host, self.http.target.to.ip(), stream);
+                let connecting = connector.connect(host, self.http.target.whom().ip(), stream);
                 let limit = self.http.target.timeout;
                 let stream =
                     tokio::time::timeout(limit, connecting).await.map_err(|_| net::late(limit))??;
@@ -105,7 +107,7 @@ fn request(http: &Http, url: &Url) -> String {
         HttpProtocol::V10Close => ("1.0", "Connection: close\r\n"),
         HttpProtocol::V11 => ("1.1", "Connection: close\r\n"),
     };
-    let host = url.virtualhost.clone().unwrap_or_else(|| http.target.to.to_string());
+    let host = url.virtualhost.clone().unwrap_or_else(|| http.target.whom().to_string());
     let path = &url.path;
     format!("GET {path} HTTP/{version}\r\nUser-Agent: KeepAliveClient\r\n{close}Host: {host}\r\n\r\n")
 }
@@ -169,7 +171,8 @@ mod tests {
 
     fn http(to: &str, urls: Vec<Url>) -> Http {
         let timeout = Duration::from_secs(2);
-        let target = Target { to: to.parse().unwrap(), from: None, interface: None, mark: 0, timeout };
+        let target =
+            Target { to: to.parse().unwrap(), from: None, interface: None, mark: 0, timeout, via: None };
         Http { target, urls, protocol: HttpProtocol::V10, fast_recovery: false, tls: None }
     }
 
@@ -238,7 +241,7 @@ mod tests {
                 stream.write_all(format!("HTTP/1.0 {status} X\r\n\r\n").as_bytes()).await.unwrap();
             }
         });
-        let mut prober = Prober::new(http(&to, vec![url("/a"), url("/b"), url("/c")]));
+        let mut prober = Prober::new(http(&to, vec![url("/a"), url("/b"), url("/c")]), Paths::default());
         let pass = Outcome::Pass(Weight::Configured);
         assert_eq!(prober.attempt(true).await, pass);
         assert_eq!(prober.attempt(true).await, Outcome::Fail("/b: status 500".to_owned()));

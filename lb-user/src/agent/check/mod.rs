@@ -6,6 +6,7 @@
 //! | [`tally`] | how attempts went, for the metrics |
 //! | [`watch`] | one task for each different check, however many servers it stands for |
 //! | [`net`] | sockets as a check wants them, and which errors are the server's |
+//! | [`path`] | sockets whose packets take the way of clients' packets |
 //! | [`tcp`], [`http`], [`tls`], [`ping`], [`udp`], [`dns`], [`smtp`], [`misc`], [`file`] | one kind each |
 
 pub mod dns;
@@ -14,6 +15,7 @@ pub mod http;
 pub mod machine;
 pub mod misc;
 pub mod net;
+pub mod path;
 pub mod ping;
 pub mod smtp;
 pub mod tally;
@@ -23,6 +25,7 @@ pub mod udp;
 pub mod watch;
 
 use machine::Outcome;
+use path::Paths;
 
 use super::config::model::Probe;
 
@@ -47,14 +50,15 @@ pub enum Prober {
 }
 
 impl Prober {
-    /// Of this kind.
-    pub fn new(probe: &Probe) -> Self {
+    /// Of this kind. `paths`: for what takes the way of clients' packets.
+    pub fn new(probe: &Probe, paths: &Paths) -> Self {
+        let paths = paths.clone();
         match probe.clone() {
-            Probe::Tcp(target) => Self::Tcp(tcp::Prober::new(target)),
-            Probe::Http(http) => Self::Http(http::Prober::new(http)),
-            Probe::Smtp(smtp) => Self::Smtp(smtp::Prober::new(smtp)),
-            Probe::Dns(dns) => Self::Dns(dns::Prober::new(dns)),
-            Probe::Udp(udp) => Self::Udp(udp::Prober::new(udp)),
+            Probe::Tcp(target) => Self::Tcp(tcp::Prober::new(target, paths)),
+            Probe::Http(http) => Self::Http(http::Prober::new(http, paths)),
+            Probe::Smtp(smtp) => Self::Smtp(smtp::Prober::new(smtp, paths)),
+            Probe::Dns(dns) => Self::Dns(dns::Prober::new(dns, paths)),
+            Probe::Udp(udp) => Self::Udp(udp::Prober::new(udp, paths)),
             Probe::Ping(target) => Self::Ping(ping::Prober::new(target)),
             Probe::File(file) => Self::File(file::Prober::new(file)),
             Probe::Misc(misc) => Self::Misc(misc::Prober::new(misc)),

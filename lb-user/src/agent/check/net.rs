@@ -1,7 +1,6 @@
 //! Sockets as a check wants them: bound, marked, on a NIC of its own; and whose fault an error is.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use nix::libc;
@@ -10,6 +9,7 @@ use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use super::machine::Outcome;
+use super::path::{Paths, Way};
 use crate::agent::config::model::Target;
 
 /// Why there is no answer.
@@ -42,12 +42,18 @@ const SERVERS: [i32; 8] = [
     libc::ETIMEDOUT,
 ];
 
-fn whose(error: &io::Error) -> Trouble {
+/// Whose fault an error is.
+pub fn whose(error: &io::Error) -> Trouble {
     let text = error.to_string();
     match error.raw_os_error() {
         Some(code) if !SERVERS.contains(&code) => Trouble::Local(text),
         _ => Trouble::Server(text),
     }
+}
+
+/// There is no socket.
+pub fn local(error: &io::Error) -> Trouble {
+    Trouble::Local(format!("no socket: {error}"))
 }
 
 /// A socket before it is connected.
@@ -67,24 +73,21 @@ pub fn socket(target: &Target, kind: Type, protocol: Option<Protocol>) -> io::Re
 }
 
 /// A connection.
-pub async fn connect(target: &Target) -> Result<TcpStream, Trouble> {
-    let local = |error: io::Error| Trouble::Local(format!("no socket: {error}"));
-    let socket = socket(target, Type::STREAM, Some(Protocol::TCP)).map_err(local)?;
+pub async fn connect(target: &Target, paths: &Paths) -> Result<TcpStream, Trouble> {
+    let (socket, way) = paths.socket(target, Type::STREAM)?;
     let socket = TcpSocket::from_std_stream(socket.into());
     match timeout(target.timeout, socket.connect(target.to)).await {
-        Ok(Ok(stream)) => Ok(stream),
+        Ok(Ok(stream)) => way.confirm().map(|()| stream),
         Ok(Err(error)) => Err(whose(&error)),
         Err(_) => Err(late(target.timeout)),
     }
 }
 
-/// A datagram socket that is told about unreachable ports.
-pub fn datagrams(target: &Target) -> Result<UdpSocket, Trouble> {
-    let made = socket(target, Type::DGRAM, Some(Protocol::UDP)).and_then(|socket| {
-        socket.connect(&target.to.into())?;
-        UdpSocket::from_std(socket.into())
-    });
-    made.map_err(|error| whose(&error))
+/// A datagram socket that is told about unreachable ports, and its way, to be confirmed when all went well.
+pub fn datagrams(target: &Target, paths: &Paths) -> Result<(UdpSocket, Way), Trouble> {
+    let (socket, way) = paths.socket(target, Type::DGRAM)?;
+    let connected = socket.connect(&target.to.into()).and_then(|()| UdpSocket::from_std(socket.into()));
+    connected.map(|socket| (socket, way)).map_err(|error| whose(&error))
 }
 
 /// It took too long.
@@ -102,6 +105,10 @@ pub async fn within<T>(limit: Duration, waits: impl Future<Output = io::Result<T
 }
 
 /// As log lines name it.
-pub fn name(to: SocketAddr, proto: &str) -> String {
-    format!("[{}]:{proto}:{}", to.ip(), to.port())
+pub fn name(target: &Target, proto: &str) -> String {
+    let (to, name) = (target.to, |ip| format!("[{ip}]:{proto}:{}", target.to.port()));
+    match &target.via {
+        None => name(to.ip()),
+        Some(via) => format!("{} as {}", name(to.ip()), name(via.vip)),
+    }
 }

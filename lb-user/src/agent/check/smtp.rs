@@ -5,6 +5,7 @@ use tokio::net::TcpStream;
 
 use super::machine::Outcome;
 use super::net::{self, Trouble};
+use super::path::Paths;
 use crate::agent::config::model::Smtp;
 use crate::agent::verdict::Weight;
 
@@ -12,12 +13,12 @@ use crate::agent::verdict::Weight;
 const LONGEST: u64 = 512;
 
 /// The check.
-pub struct Prober(Smtp);
+pub struct Prober(Smtp, Paths);
 
 impl Prober {
     /// Of this server.
-    pub fn new(smtp: Smtp) -> Self {
-        Self(smtp)
+    pub fn new(smtp: Smtp, paths: Paths) -> Self {
+        Self(smtp, paths)
     }
 
     /// One conversation.
@@ -29,7 +30,7 @@ impl Prober {
     }
 
     async fn talk(&self) -> Result<(), Trouble> {
-        let mut stream = BufReader::new(net::connect(&self.0.target).await?);
+        let mut stream = BufReader::new(net::connect(&self.0.target, &self.1).await?);
         self.expect(&mut stream, Some("220")).await?;
         self.say(&mut stream, &format!("HELO {}\r\n", self.0.helo)).await?;
         self.expect(&mut stream, Some("250")).await?;
@@ -78,7 +79,7 @@ mod tests {
         {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let (to, timeout) = (listener.local_addr().unwrap(), Duration::from_secs(2));
-            let target = Target { to, from: None, interface: None, mark: 0, timeout };
+            let target = Target { to, from: None, interface: None, mark: 0, timeout, via: None };
             let server = async {
                 let (stream, _) = listener.accept().await.unwrap();
                 let mut stream = BufReader::new(stream);
@@ -91,7 +92,7 @@ mod tests {
                 }
                 said
             };
-            let mut prober = Prober::new(Smtp { target, helo: "me".to_owned() });
+            let mut prober = Prober::new(Smtp { target, helo: "me".to_owned() }, Paths::default());
             let (outcome, said) = tokio::join!(prober.attempt(), server);
             assert_eq!(outcome == Outcome::Pass(Weight::Configured), expected, "{banner}: {outcome:?}");
             assert_eq!(said == "HELO me\r\nQUIT\r\n", expected, "{said}");

@@ -4,22 +4,23 @@ use tokio::time::timeout;
 
 use super::machine::Outcome;
 use super::net;
+use super::path::Paths;
 use crate::agent::config::model::{Reply, Udp};
 use crate::agent::verdict::Weight;
 
 /// The check.
-pub struct Prober(Udp);
+pub struct Prober(Udp, Paths);
 
 impl Prober {
     /// With this datagram.
-    pub fn new(udp: Udp) -> Self {
-        Self(udp)
+    pub fn new(udp: Udp, paths: Paths) -> Self {
+        Self(udp, paths)
     }
 
     /// One datagram.
     pub async fn attempt(&mut self) -> Outcome {
-        let socket = match net::datagrams(&self.0.target) {
-            Ok(socket) => socket,
+        let (socket, way) = match net::datagrams(&self.0.target, &self.1) {
+            Ok(made) => made,
             // Here keepalived takes its own trouble for the server's.
             Err(net::Trouble::Server(why) | net::Trouble::Local(why)) => return Outcome::Fail(why),
         };
@@ -34,7 +35,7 @@ impl Prober {
                 Outcome::Fail(format!("a wrong answer of {length} bytes"))
             }
             (Err(_), Some(_)) => net::late(self.0.target.timeout).into(),
-            _ => Outcome::Pass(Weight::Configured),
+            _ => way.confirm().map_or_else(Outcome::from, |()| Outcome::Pass(Weight::Configured)),
         }
     }
 }
@@ -68,13 +69,13 @@ mod tests {
         let server = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let timeout = Duration::from_millis(300);
         let to = server.local_addr().unwrap();
-        let target = Target { to, from: None, interface: None, mark: 0, timeout };
+        let target = Target { to, from: None, interface: None, mark: 0, timeout, via: None };
         let silent = Udp { target, payload: b"hello".to_vec(), reply: None };
         let pass = Outcome::Pass(Weight::Configured);
-        assert_eq!(Prober::new(silent.clone()).attempt().await, pass);
+        assert_eq!(Prober::new(silent.clone(), Paths::default()).attempt().await, pass);
         let reply = Some(Reply { pattern: vec![(b'h', 0xff)], length: (0, 255) });
         let strict = Udp { reply, ..silent.clone() };
-        assert!(matches!(Prober::new(strict.clone()).attempt().await, Outcome::Fail(_)));
+        assert!(matches!(Prober::new(strict.clone(), Paths::default()).attempt().await, Outcome::Fail(_)));
         let mut byte = [0; 16];
         for _ in 0..2 {
             server.recv_from(&mut byte).await.unwrap();
@@ -83,10 +84,10 @@ mod tests {
             let (length, from) = server.recv_from(&mut byte).await.unwrap();
             server.send_to(&byte[..length], from).await.unwrap();
         };
-        let mut prober = Prober::new(strict);
+        let mut prober = Prober::new(strict, Paths::default());
         let (outcome, ()) = tokio::join!(prober.attempt(), echo);
         assert_eq!(outcome, pass);
         drop(server);
-        assert!(matches!(Prober::new(silent).attempt().await, Outcome::Fail(_)));
+        assert!(matches!(Prober::new(silent, Paths::default()).attempt().await, Outcome::Fail(_)));
     }
 }

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use super::Prober;
 use super::machine::{Machine, Outcome};
 use super::net;
+use super::path::Paths;
 use super::tally::{self, Durations, Tally};
 use crate::agent::config::model::{CheckSpec, Probe};
 use crate::agent::verdict::{Verdict, Weight};
@@ -50,6 +51,7 @@ impl Drop for Watch {
 pub struct Watches {
     all: HashMap<CheckSpec, Watch>,
     numbers: u64,
+    paths: Paths,
     durations: Durations,
     reports: mpsc::UnboundedSender<Report>,
 }
@@ -59,8 +61,8 @@ pub type Remembered = HashMap<String, bool>;
 
 impl Watches {
     /// None yet. Reports come out at the other end.
-    pub fn new(reports: mpsc::UnboundedSender<Report>) -> Self {
-        Self { all: HashMap::new(), numbers: 0, durations: tally::durations(), reports }
+    pub fn new(paths: Paths, reports: mpsc::UnboundedSender<Report>) -> Self {
+        Self { all: HashMap::new(), numbers: 0, paths, durations: tally::durations(), reports }
     }
 
     /// From now on these, each with whether every failure is worth a line. One that differs only in its pace keeps what
@@ -80,7 +82,7 @@ impl Watches {
             });
             self.numbers += 1;
             let told = Told { log_all, durations: self.durations.clone(), reports: self.reports.clone() };
-            let watch = Watch::start(&spec, start, self.numbers, told);
+            let watch = Watch::start(&spec, start, self.numbers, self.paths.clone(), told);
             self.all.insert(spec, watch);
         }
     }
@@ -147,7 +149,7 @@ struct Told {
 }
 
 impl Watch {
-    fn start(spec: &CheckSpec, verdict: Verdict, number: u64, told: Told) -> Self {
+    fn start(spec: &CheckSpec, verdict: Verdict, number: u64, paths: Paths, told: Told) -> Self {
         let tally = Arc::new(Tally::default());
         let counted = Arc::clone(&tally);
         let (active, mut may_go) = watch::channel(true);
@@ -157,7 +159,7 @@ impl Watch {
         let task = tokio::spawn(async move {
             let patient = matches!(spec.probe, Probe::Smtp(_));
             let mut machine = Machine::new(&spec.pace, verdict.up, patient);
-            let (mut prober, mut said) = (Prober::new(&spec.probe), verdict);
+            let (mut prober, mut said) = (Prober::new(&spec.probe, &paths), verdict);
             let mut first = true;
             sleep(first_delay(&spec)).await;
             loop {
@@ -258,11 +260,11 @@ fn success(probe: &Probe, target: &str) -> String {
 
 fn name(probe: &Probe) -> String {
     match probe {
-        Probe::Tcp(target) => net::name(target.to, "tcp"),
-        Probe::Http(http) => net::name(http.target.to, "tcp"),
-        Probe::Smtp(smtp) => net::name(smtp.target.to, "tcp"),
-        Probe::Dns(dns) => net::name(dns.target.to, "udp"),
-        Probe::Udp(udp) => net::name(udp.target.to, "udp"),
+        Probe::Tcp(target) => net::name(target, "tcp"),
+        Probe::Http(http) => net::name(&http.target, "tcp"),
+        Probe::Smtp(smtp) => net::name(&smtp.target, "tcp"),
+        Probe::Dns(dns) => net::name(&dns.target, "udp"),
+        Probe::Udp(udp) => net::name(&udp.target, "udp"),
         Probe::Ping(target) => format!("[{}]", target.to.ip()),
         Probe::File(file) => file.file.display().to_string(),
         Probe::Misc(misc) => misc.script.to_string(),

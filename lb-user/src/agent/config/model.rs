@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::problem::Place;
 pub use crate::control::model::OnDown;
 use crate::control::model::{
-    DestConf, DestId, Family, Method, Netmask, Port, Proto, Resync, ServiceId, family_of,
+    DestConf, DestId, Family, Method, Netmask, Port, Proto, Resync, ServiceId, TunnelConf, family_of,
 };
 use crate::control::request::ServiceAsk;
 
@@ -229,6 +229,30 @@ impl Probe {
             Self::Misc(_) => "MISC_CHECK",
         }
     }
+
+    /// Whom it talks to as a client does. An echo request is none of a client's packets.
+    pub fn target(&self) -> Option<&Target> {
+        match self {
+            Self::Tcp(target) => Some(target),
+            Self::Http(http) => Some(&http.target),
+            Self::Smtp(smtp) => Some(&smtp.target),
+            Self::Dns(dns) => Some(&dns.target),
+            Self::Udp(udp) => Some(&udp.target),
+            Self::Ping(_) | Self::File(_) | Self::Misc(_) => None,
+        }
+    }
+
+    /// The same, to change it.
+    pub fn target_mut(&mut self) -> Option<&mut Target> {
+        match self {
+            Self::Tcp(target) => Some(target),
+            Self::Http(http) => Some(&mut http.target),
+            Self::Smtp(smtp) => Some(&mut smtp.target),
+            Self::Dns(dns) => Some(&mut dns.target),
+            Self::Udp(udp) => Some(&mut udp.target),
+            Self::Ping(_) | Self::File(_) | Self::Misc(_) => None,
+        }
+    }
 }
 
 /// Whom a check talks to, and from where.
@@ -244,6 +268,24 @@ pub struct Target {
     pub mark: u32,
     /// For the connection, and for each wait after it.
     pub timeout: Duration,
+    /// Ours: packets take the way of clients' packets to the server.
+    pub via: Option<Via>,
+}
+
+impl Target {
+    /// Whom the server is to take itself for.
+    pub fn whom(&self) -> SocketAddr {
+        SocketAddr::new(self.via.as_ref().map_or(self.to.ip(), |via| via.vip), self.to.port())
+    }
+}
+
+/// The way of clients' packets to a server.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Via {
+    /// Whom they are for.
+    pub vip: IpAddr,
+    /// The tunnel they go through, unless they are routed directly.
+    pub tunnel: Option<TunnelConf>,
 }
 
 /// The version of a request, and whether it asks the server to close.

@@ -125,6 +125,7 @@ impl Reader<'_> {
             interface: common.interface.clone(),
             mark: common.mark,
             timeout: common.timing.within(outer).connect_timeout(),
+            via: None,
         })
     }
 

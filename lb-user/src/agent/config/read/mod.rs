@@ -5,6 +5,7 @@ mod check;
 mod globals;
 mod group;
 mod http;
+mod path;
 mod script;
 mod server;
 mod service;

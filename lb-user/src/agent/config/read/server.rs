@@ -1,11 +1,11 @@
 //! `real_server`, `sorry_server`, and `lvs_method`, which both have.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::Reader;
 use super::service::{Raw, keeps_ports};
 use super::timing::Timing;
-use crate::agent::config::model::{RealServer, Script, Sorry, VirtualServer, named};
+use crate::agent::config::model::{Check, RealServer, Script, Sorry, VirtualServer, named};
 use crate::agent::config::problem::Place;
 use crate::agent::config::tree::Statement;
 use crate::control::model::{DestConf, Method, Port, ServiceId, TunChecksum, TunType, TunnelConf};
@@ -142,8 +142,13 @@ impl Reader<'_> {
         };
         let proto = first.and_then(ServiceId::proto);
         let timing = raw.timing.within(outer);
-        let checks =
+        let mut checks: Vec<Check> =
             raw.checks.iter().filter_map(|check| self.check(check, raw.addr, port, &timing)).collect();
+        if service.along_path {
+            let own = SocketAddr::new(raw.addr, port.host());
+            checks =
+                checks.into_iter().flat_map(|check| self.along_path(check, &own, way, services)).collect();
+        }
         Some(RealServer {
             place: raw.place.clone(),
             name: named(raw.addr, proto, port),

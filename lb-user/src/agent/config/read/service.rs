@@ -52,6 +52,7 @@ pub(super) struct Raw {
     slow_start: Duration,
     on_down: OnDown,
     announce: Option<String>,
+    pub(super) along_path: bool,
     servers: Vec<RawServer>,
 }
 
@@ -163,7 +164,7 @@ impl Reader<'_> {
             "slow_start" => raw.slow_start = self.timer(line, Duration::ZERO).unwrap_or_default(),
             "on_down" => raw.on_down = self.on_down(line),
             "announce" => raw.announce = self.text(line),
-            "check_path" => self.check_path(line),
+            "check_path" => raw.along_path = self.check_path(line),
             _ if self.timing(line, &mut raw.timing, 1) => {}
             _ => self.unknown(line),
         }
@@ -215,19 +216,6 @@ impl Reader<'_> {
 
     fn on_down(&mut self, line: &Statement) -> OnDown {
         self.value(line, "reset, move or leave", OnDown::from_name).unwrap_or_default()
-    }
-
-    fn check_path(&mut self, line: &Statement) {
-        match line.word(1) {
-            Some("direct") => {}
-            Some("forwarding") => {
-                self.warn(
-                    line,
-                    "check_path forwarding: not supported yet, checks go straight to the servers",
-                );
-            }
-            _ => self.warn(line, "check_path: direct or forwarding is wanted; direct is used"),
-        }
     }
 
     fn proto(&mut self, statement: &Statement, raw: &Raw, entries: &[Entry]) -> Proto {
