@@ -111,6 +111,16 @@ pub fn program() -> Result<PathBuf> {
     }
 }
 
+/// The configurations that come with the product, `dist/examples`, in order of their names.
+pub fn examples() -> Result<Vec<PathBuf>> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace")?;
+    let directory = workspace.join("dist/examples");
+    let entries = std::fs::read_dir(&directory).with_context(|| directory.display().to_string())?;
+    let mut files = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    files.sort();
+    Ok(files)
+}
+
 /// Tests are in `target/PROFILE/deps`, programs in `target/PROFILE`.
 fn beside_this_test() -> Option<PathBuf> {
     let test = env::current_exe().ok()?;

@@ -1,11 +1,11 @@
 //! The configurations in dist/examples for one balancer, word for word. Those for two are net_failover's.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use lb_tests::agent::Agent;
-use lb_tests::lab::Lab;
+use lb_tests::lab::{self, Lab};
 use lb_tests::need;
 use lb_tests::peer::curl;
 use lb_tests::run;
@@ -19,11 +19,8 @@ use std::time::Duration;
 /// answer.
 pub fn the_examples_work() -> Result<()> {
     need::network()?;
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dist/examples");
-    let mut files: Vec<PathBuf> =
-        fs::read_dir(&directory)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    let mut files = lab::examples()?;
     files.retain(|file| !is_for_two(file));
-    files.sort();
     ensure!(files.len() >= 3, "{files:?}");
     files.iter().try_for_each(|file| works(file).with_context(|| file.display().to_string()))
 }

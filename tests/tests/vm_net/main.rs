@@ -80,6 +80,9 @@ fn in_guest(suites: &[(&str, &str)], limit: Duration) -> Result<()> {
     let programs = programs.collect::<Result<Vec<_>>>()?;
     let mut files: Vec<vm::FileIn<'_>> = vec![("usr/bin/lb-user", &program)];
     files.extend(programs.iter().map(|(there, here)| (there.as_str(), here.as_path())));
+    // Where they are here, for that is where a suite looks for them.
+    let examples = lab::examples()?;
+    files.extend(examples.iter().filter_map(|file| Some((file.to_str()?, file.as_path()))));
     let outcome = vm.run(&script(suites), &files, limit)?;
     ensure!(outcome.status == 0, "on {}:\n{}", vm.kernel(), outcome.stdout);
     let results: Vec<&str> =
