@@ -13,6 +13,7 @@ const WANTED: [&str; 39] = [
     "veth",
     "bridge",
     "dummy",
+    "macvlan",
     "tun",
     "ipip",
     "ip6_tunnel",

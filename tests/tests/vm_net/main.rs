@@ -23,6 +23,9 @@ use std::time::{Duration, SystemTime};
 /// Says that this is the guest.
 const GUEST: &str = "LB_TESTS_GUEST";
 
+/// Where the guest has the product's examples.
+const EXAMPLES: &str = "/examples";
+
 /// An emulated processor is ten to twenty times as slow.
 const SLOWNESS: u32 = 15;
 
@@ -80,9 +83,9 @@ fn in_guest(suites: &[(&str, &str)], limit: Duration) -> Result<()> {
     let programs = programs.collect::<Result<Vec<_>>>()?;
     let mut files: Vec<vm::FileIn<'_>> = vec![("usr/bin/lb-user", &program)];
     files.extend(programs.iter().map(|(there, here)| (there.as_str(), here.as_path())));
-    // Where they are here, for that is where a suite looks for them.
-    let examples = lab::examples()?;
-    files.extend(examples.iter().filter_map(|file| Some((file.to_str()?, file.as_path()))));
+    let examples = lab::examples()?.into_iter().map(|file| (format!("{EXAMPLES}/{}", name(&file)), file));
+    let examples: Vec<(String, PathBuf)> = examples.collect();
+    files.extend(examples.iter().map(|(there, here)| (there.as_str(), here.as_path())));
     let outcome = vm.run(&script(suites), &files, limit)?;
     ensure!(outcome.status == 0, "on {}:\n{}", vm.kernel(), outcome.stdout);
     let results: Vec<&str> =
@@ -93,12 +96,17 @@ fn in_guest(suites: &[(&str, &str)], limit: Duration) -> Result<()> {
     Ok(())
 }
 
+fn name(file: &Path) -> String {
+    file.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 /// In every namespace the kernel makes its tunnel devices by itself, as it does on a machine in a lab.
 fn script(suites: &[(&str, &str)]) -> String {
     let mut script = format!(
-        "export CI=true {GUEST}=1 LB_USER_BIN=/usr/bin/lb-user {}={SLOWNESS}
+        "export CI=true {GUEST}=1 LB_USER_BIN=/usr/bin/lb-user {}={SLOWNESS} {}={EXAMPLES}
          echo 0 > /proc/sys/net/core/fb_tunnels_only_for_init_net\n",
-        pace::VARIABLE
+        pace::VARIABLE,
+        lab::EXAMPLES
     );
     for (suite, part) in suites {
         // Whoever waits can read on the console how far it is.
@@ -116,7 +124,7 @@ fn newest(suite: &str) -> Result<PathBuf> {
     let mut found: Vec<(SystemTime, PathBuf)> = Vec::new();
     for entry in fs::read_dir(here.parent().context("this program is in a folder")?)? {
         let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = name(&path);
         let hash = name.strip_prefix(suite).and_then(|rest| rest.strip_prefix('-'));
         if hash.is_some_and(|hash| !hash.contains('.')) {
             found.push((fs::metadata(&path)?.modified()?, path));
