@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What the guest loads, with all they need.
-const WANTED: [&str; 39] = [
+const WANTED: &[&str] = &[
     "virtio_pci",
     "virtio_console",
     "veth",
