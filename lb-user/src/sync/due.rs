@@ -220,11 +220,11 @@ mod tests {
 
     #[test]
     fn by_default_from_the_third_packet_on() {
-        let looks = [tcp(0, 0), tcp(1, 1), tcp(2, 2), tcp(3, 3), tcp(3, 3), tcp(9, 100), tcp(64, 120)];
+        let looks = [tcp(0, 0), tcp(1, 1), tcp(2, 2), tcp(3, 3), tcp(3, 3), tcp(9, 100), tcp(COUNTED, 120)];
         assert_eq!(told(rules(&[]), &looks), [3, 6]);
         // A busy one in the same place, under another generation.
         let other = Look { ctl: looks[6].ctl + ctl::GENERATION, ..tcp(3, 121) };
-        assert_eq!(told(rules(&[]), &[tcp(64, 120), other]), [0, 1]);
+        assert_eq!(told(rules(&[]), &[tcp(COUNTED, 120), other]), [0, 1]);
     }
 
     #[test]
@@ -253,9 +253,11 @@ mod tests {
 
     #[test]
     fn thresholds() {
-        let looks = [tcp(1, 0), tcp(4, 1), tcp(5, 2), tcp(50, 3), tcp(64, 4), tcp(64, 500)];
+        let looks =
+            [tcp(1, 0), tcp(4, 1), tcp(5, 2), tcp(COUNTED - 1, 3), tcp(COUNTED, 4), tcp(COUNTED, 500)];
         assert_eq!(told(rules(&[("sync_threshold", "5 50")]), &looks), [2, 5]);
-        assert_eq!(told(rules(&[("sync_threshold", "0 50")]), &looks), [3, 5]);
+        // A fiftieth packet is not counted any more: the last one that is stands for it.
+        assert_eq!(told(rules(&[("sync_threshold", "0 50")]), &looks), [4, 5]);
         // Once, and never again.
         assert_eq!(told(rules(&[("sync_threshold", "5 0")]), &looks), [2]);
         // No more are counted.
@@ -264,7 +266,7 @@ mod tests {
 
     #[test]
     fn refreshing() {
-        let each = |seconds: &[u32]| seconds.iter().map(|second| tcp(64, *second)).collect::<Vec<_>>();
+        let each = |seconds: &[u32]| seconds.iter().map(|second| tcp(COUNTED, *second)).collect::<Vec<_>>();
         let period = rules(&[("sync_refresh_period", "10"), ("sync_threshold", "0 0")]);
         assert_eq!(told(period, &each(&[0, 4, 9, 10, 14, 19, 20])), [0, 3, 6]);
         // Half of the timeout, but not less than ten seconds.
