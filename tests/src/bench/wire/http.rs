@@ -11,6 +11,10 @@ use crate::topo::{self, Plan, Topology};
 /// Connections that `wrk` has open at a time.
 const CONNECTIONS: u32 = 32;
 
+/// The server's port without a balancer. Another one: under NAT an answer from the dest's own port to a client's port that a
+/// connection has just had is that connection's.
+const DIRECT: u16 = 8080;
+
 /// How the server is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
@@ -43,9 +47,10 @@ impl Method {
     }
 
     fn topology(self) -> Result<Topology> {
-        let plan = Plan::new("10.92.9.9", &["10.92.0.11"])?;
+        let vip = if self == Self::Dr { "10.92.0.9" } else { "10.92.9.9" };
+        let plan = Plan { ports: vec![80, DIRECT], ..Plan::new(vip, &["10.92.0.11"])? };
         match self {
-            Self::Dr => topo::dr(&Plan::new("10.92.0.9", &["10.92.0.11"])?),
+            Self::Dr => topo::dr(&plan),
             Self::Tunnel => topo::tun(&plan),
             Self::Nat => topo::nat(&plan),
         }
@@ -136,10 +141,10 @@ pub fn all(effort: Effort, mut show: impl FnMut(&Figure)) -> Result<Vec<Figure>>
         let option = method.option();
         lab.quiet(&format!("ipvsadm -A -t {vip}:80 -s rr\nipvsadm -a -t {vip}:80 -r {server}:80 {option}"))?;
         for close in [false, true] {
-            let ask = |address: std::net::Ipv4Addr| {
-                pages(&topology, &format!("http://{address}/"), close, effort.seconds)
+            let ask = |address: std::net::Ipv4Addr, port: u16| {
+                pages(&topology, &format!("http://{address}:{port}/"), close, effort.seconds)
             };
-            let rounds = (0..effort.rounds).map(|_| Ok((ask(server)?, ask(vip)?)));
+            let rounds = (0..effort.rounds).map(|_| Ok((ask(server, DIRECT)?, ask(vip, 80)?)));
             let (direct, through): (Vec<_>, Vec<_>) = rounds.collect::<Result<Vec<_>>>()?.into_iter().unzip();
             let figure = Figure { method, close, direct: middle(&direct), through: middle(&through) };
             show(&figure);
