@@ -112,7 +112,7 @@ pub fn a_large_table_in_seconds() -> Result<()> {
         netns.ip(&format!(
             "addr add 10.66.1.{host}/24 dev eth0\naddr add fd66::{host}/64 dev eth0 nodad\nlink set eth0 up"
         ))?;
-        lab.ok(&format!("lb-user attach eth0 --connections {}", 2 * many()))?;
+        lab.ok(&format!("lb-user attach eth0 --connections {0} --connections-v6 {0}", 2 * many()))?;
         for (vip, server) in [("10.66.9.1", "10.66.1.9"), ("[fd67::1]", "[fd66::9]")] {
             lab.ok(&format!("ipvsadm -A -t {vip}:80\nipvsadm -a -t {vip}:80 -r {server}:80 -g"))?;
         }
