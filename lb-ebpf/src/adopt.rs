@@ -15,8 +15,9 @@ use lb_common::sip::Call;
 use lb_common::sync::{self, Outcome, Synced};
 use lb_common::table::{self, Inserted};
 
-use crate::kernel::{AnyInsertion, At, REQUESTS};
+use crate::kernel::{At, REQUESTS};
 use crate::maps::ARRIVAL;
+use crate::scratch::AnyInsertion;
 
 /// The tables as this program has them.
 type Tables = At<REQUESTS>;

@@ -14,8 +14,9 @@ use lb_common::reason::Reason;
 use lb_common::wire::ethertype;
 
 use crate::frame::Frame;
-use crate::kernel::{self, Kernel};
+use crate::kernel::Kernel;
 use crate::maps::{self, COPIES, HELD};
+use crate::scratch::scratch;
 
 /// A frame that waits.
 #[repr(C, align(8))]
@@ -54,9 +55,7 @@ fn lb_copy(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn turn(ctx: &XdpContext) -> Turn {
     let frame = Frame::new(ctx);
-    let (Ok(link), Some(kernel), Some(scratch)) =
-        (parse::link(&frame), Kernel::detached(), kernel::scratch())
-    else {
+    let (Ok(link), Some(kernel), Some(scratch)) = (parse::link(&frame), Kernel::detached(), scratch()) else {
         return Turn::Nothing;
     };
     match link.kind {
@@ -69,7 +68,7 @@ fn turn(ctx: &XdpContext) -> Turn {
 /// Puts the frame away.
 #[inline(always)]
 pub fn hold(ctx: *mut xdp_md, key: &HeldKey) -> bool {
-    let Some(scratch) = kernel::scratch() else { return false };
+    let Some(scratch) = scratch() else { return false };
     let held = &mut scratch.held;
     // SAFETY: the helper only reads the context.
     let Some(len) = within(unsafe { bpf_xdp_get_buff_len(ctx) } as u32) else { return false };

@@ -1,31 +1,27 @@
 //! [`Tables`] over the maps and the kernel's helpers.
 
 use core::ffi::c_void;
-use core::mem::size_of;
 use core::ops::ControlFlow;
 
-use aya_ebpf::bindings::{bpf_fib_lookup, xdp_md};
+use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::{
-    bpf_fib_lookup as fib_lookup, bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_loop,
-    bpf_map_lookup_percpu_elem, bpf_redirect,
+    bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_loop, bpf_map_lookup_percpu_elem,
 };
-use lb_common::addr::{Addr, Family};
-use lb_common::admit::{self, Question};
-use lb_common::cell::{self, Cell32, Cell64};
+use lb_common::addr::Family;
+use lb_common::admit::Question;
+use lb_common::cell::{Cell32, Cell64};
 use lb_common::conn::{Bucket4, Bucket6};
-use lb_common::defence;
-use lb_common::dest::{Dest, Hop, Route, SharedHop};
-use lb_common::estimate::{self, Rate};
+use lb_common::dest::{Dest, Hop, SharedHop};
+use lb_common::estimate::Rate;
 use lb_common::fragments::{FragKey, HeldKey, Ports, Waiting};
-use lb_common::ip::{Address, Ip, V4, V6};
+use lb_common::ip::{Address, Ip};
 use lb_common::local::{Other, Peer};
 use lb_common::mark::MarkRule;
 use lb_common::packet::Packet;
-use lb_common::persist;
-use lb_common::pipeline::{Step, Work, Workspace};
+use lb_common::pipeline::{Step, Work};
 use lb_common::probe::{Probe, ProbeKey};
 use lb_common::reason::Reason;
-use lb_common::sched::{CacheKey, Cached, tree};
+use lb_common::sched::{CacheKey, Cached};
 use lb_common::service::{SchedState, Service, ServiceKey};
 use lb_common::settings::Settings;
 use lb_common::sip::Call;
@@ -34,13 +30,18 @@ use lb_common::table::{self, Birth, Inserted, Insertion, Place, Wanted};
 use lb_common::tables::{Control, Counters, Direction, RouteQuery, Tables};
 
 use crate::adopt;
-use crate::fragments::{self, Held};
-use crate::frame::Frame;
-use crate::maps::{
-    CACHES, CALLS, CLIENT_HOP_SLOTS, CLIENT_HOPS, CONNS4, CONNS6, CONTROLS, DESTS, EGRESS, FILTER, FRAGMENTS,
-    HELD, LISTS, LOCAL_PEERS, MARKS, OVERFLOW4, OVERFLOW6, PROBES, RATES, SCHED, SCRATCH, SERVICES, SETTINGS,
-    STATS, SWEEPER, VLANS, WAITING,
+use crate::fragments;
+use crate::functions::{
+    lb_bury, lb_call4, lb_call6, lb_claim4, lb_claim6, lb_estimate, lb_insert4, lb_insert6, lb_lookup4,
+    lb_lookup6, lb_open4, lb_open6, lb_pick, lb_retire4, lb_retire6, lb_thin_out4, lb_thin_out6,
+    lb_tree_climb, lb_tree_touch, lb_tree_winner,
 };
+use crate::maps::{
+    CACHES, CALLS, CONNS4, CONNS6, CONTROLS, DESTS, FILTER, FRAGMENTS, HELD, LISTS, LOCAL_PEERS, MARKS,
+    OVERFLOW4, OVERFLOW6, PROBES, RATES, SCHED, SERVICES, SETTINGS, STATS, SWEEPER, WAITING,
+};
+use crate::routes::{self, ANSWERED, NO_NEIGHBOUR, NOT_FORWARDING, ask_route};
+use crate::scratch::insertion;
 
 /// The maps, clock and routes of this program. `DESK`: whose memory holds what is too big for the stack.
 pub struct At<const DESK: u32> {
@@ -93,15 +94,6 @@ struct OfDest {
     dest: u32,
     spare: u32,
     sum: Counters,
-}
-
-/// A way to a client, remembered by one CPU. 80 bytes.
-#[repr(C, align(8))]
-pub struct ClientHop {
-    to: Addr,
-    family: u32,
-    spare: u32,
-    hop: SharedHop,
 }
 
 impl<const DESK: u32> Tables for At<DESK> {
@@ -346,20 +338,7 @@ impl<const DESK: u32> Tables for At<DESK> {
     }
     #[inline(always)]
     fn route_to_client<F: Ip>(&self, to: &F::Addr, from: &F::Addr, ingress: u32) -> Result<Hop, Reason> {
-        let slot = to.mixed().wrapping_mul(0x9E37_79B1) >> (32 - CLIENT_HOP_SLOTS.trailing_zeros());
-        let Some(place) = CLIENT_HOPS.get_ptr_mut(slot) else { return Err(Reason::Internal) };
-        // SAFETY: this CPU's own copy.
-        let known = unsafe { &mut *place };
-        let fresh = known.family == F::FAMILY as u32
-            && F::Addr::narrow(&known.to) == *to
-            && self.now().wrapping_sub(known.hop.asked.load()) < self.settings().hz.load();
-        if fresh && let Some(hop) = known.hop.read() {
-            return Ok(hop);
-        }
-        match learn::<F>(self, known, to, from, ingress) {
-            Ok(()) => known.hop.read().ok_or(Reason::Internal),
-            Err(reason) => Err(reason),
-        }
+        routes::to_client::<F>(self, to, from, ingress)
     }
     // The work and the question are in this CPU's scratch memory; the functions find them there themselves.
     #[inline(always)]
@@ -457,307 +436,6 @@ impl<const DESK: u32> Tables for At<DESK> {
     }
 }
 
-/// The helper's argument, in words: the compiler joins writes of smaller neighbours into ones that the verifier finds
-/// misaligned.
-#[repr(C, align(8))]
-struct Fib {
-    /// Family, transport protocol and source port: only the family matters here.
-    family: u32,
-    /// Destination port (0); in: a length to check, out: the route's MTU.
-    mtu: u32,
-    ifindex: u32,
-    flowinfo: u32,
-    src: Addr,
-    dst: Addr,
-    /// VLAN; own MAC address, then the next hop's.
-    link: [u32; 4],
-}
-
-/// Fill in the source address the route selects.
-const FIB_SOURCE: u32 = 16;
-/// Answers of [`ask_route`].
-const ANSWERED: u32 = 0;
-const NOT_FORWARDING: u32 = 5;
-const NO_NEIGHBOUR: u32 = 7;
-
-/// Asks the kernel's routing and neighbour tables: the helper's answer, and the hop if that is 0.
-///
-/// A function of its own, so that the places that ask share one copy.
-#[inline(never)]
-fn ask_route(ctx: *mut xdp_md, query: &RouteQuery, into: &SharedHop) -> u32 {
-    let mut fib = Fib {
-        family: u32::from_ne_bytes([query.family as u8, 0, 0, 0]),
-        // Any length that fits will do: the answer then says the MTU.
-        mtu: u32::from_ne_bytes([0, 0, 1, 0]),
-        ifindex: query.ingress,
-        flowinfo: 0,
-        src: query.from,
-        dst: query.to,
-        link: [0; 4],
-    };
-    let flags = if query.source { FIB_SOURCE } else { 0 };
-    let place = &raw mut fib as *mut bpf_fib_lookup;
-    // SAFETY: `Fib` has the layout and size of the helper's argument.
-    let answer = unsafe { fib_lookup(ctx as *mut c_void, place, size_of::<Fib>() as i32, flags) };
-    if answer != ANSWERED as i64 {
-        // Negative: arguments refused; no number of the helper's own.
-        return if answer < 0 { u32::MAX } else { answer as u32 };
-    }
-    let [_, a, b, c] = fib.link.map(u32::to_ne_bytes);
-    let mtu = fib.mtu.to_ne_bytes();
-    // An egress that is a VLAN device: its parent sends, with the tag in the frame.
-    // SAFETY: two words, written before any dest that needs them.
-    let (ifindex, vlan) = match unsafe { VLANS.get(fib.ifindex) } {
-        Some([parent, vlan]) => (*parent, *vlan),
-        None => (fib.ifindex, 0),
-    };
-    let hop = Hop {
-        macs: Hop::pack([b[2], b[3], c[0], c[1], c[2], c[3]], [a[0], a[1], a[2], a[3], b[0], b[1]]),
-        ifindex,
-        mtu: u16::from_ne_bytes([mtu[2], mtu[3]]) as u32,
-        vlan,
-    };
-    into.write(&Route { hop, source: fib.src });
-    ANSWERED
-}
-
-/// The answer where the scratch memory is missing, which cannot be.
-const INTERNAL: u64 = Reason::Internal as u64;
-
-// What follows are global functions: the verifier looks at each once, whatever their arguments, and not again at every
-// place that calls them. They find their arguments in the scratch memory and return a word.
-
-#[inline(always)]
-fn with_tables(ask: impl FnOnce(&Kernel) -> u64) -> u64 {
-    Kernel::detached().map_or(0, |kernel| ask(&kernel))
-}
-
-#[inline(always)]
-fn with_scratch(ask: impl FnOnce(&Kernel, &mut Scratch) -> u64) -> u64 {
-    match (Kernel::detached(), scratch()) {
-        (Some(kernel), Some(scratch)) => ask(&kernel, scratch),
-        _ => INTERNAL,
-    }
-}
-
-/// [`admit::lookup`], and where it leads there, [`admit::pick`], without a call of its own; IPv4.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn lb_lookup4() -> u64 {
-    with_scratch(|t, s| {
-        let step = admit::lookup(t, &mut s.work.v4, &mut s.work.question);
-        if step.is_pick() { admit::pick(t, &s.work.question).0 } else { step.0 }
-    })
-}
-
-/// [`admit::lookup`], IPv6. There is no stack left to go on in.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn lb_lookup6() -> u64 {
-    with_scratch(|t, s| admit::lookup(t, &mut s.work.v6, &mut s.work.question).0)
-}
-
-/// [`persist::by_call`], IPv4.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn lb_call4(ctx: *mut xdp_md) -> u64 {
-    with_scratch(|t, s| persist::by_call(&Frame::of(ctx), t, &mut s.work.v4, &mut s.work.question).0)
-}
-
-/// [`persist::by_call`], IPv6.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn lb_call6(ctx: *mut xdp_md) -> u64 {
-    with_scratch(|t, s| persist::by_call(&Frame::of(ctx), t, &mut s.work.v6, &mut s.work.question).0)
-}
-
-/// [`admit::pick`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn lb_pick() -> u64 {
-    with_scratch(|t, s| admit::pick(t, &s.work.question).0)
-}
-
-/// [`admit::open`], IPv4.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn lb_open4(dest: u32) -> u64 {
-    with_scratch(|t, s| admit::open(t, &mut s.work.v4, &s.work.question, dest).0)
-}
-
-/// [`admit::open`], IPv6.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn lb_open6(dest: u32) -> u64 {
-    with_scratch(|t, s| admit::open(t, &mut s.work.v6, &s.work.question, dest).0)
-}
-
-/// [`table::claim`] for the IPv4 entry in the scratch memory.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn lb_claim4(second: u32, least: u32) -> u64 {
-    let (Some(kernel), Some(scratch)) = (Kernel::detached(), scratch()) else { return table::NO_SLOT };
-    // SAFETY: `insert` is under way with this member.
-    let new = unsafe { &scratch.insertion.v4 };
-    table::claim(&kernel, new, second != 0, least)
-}
-
-/// [`table::claim`] for the IPv6 entry in the scratch memory.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn lb_claim6(second: u32, least: u32) -> u64 {
-    let (Some(kernel), Some(scratch)) = (Kernel::detached(), scratch()) else { return table::NO_SLOT };
-    // SAFETY: `insert` is under way with this member.
-    let new = unsafe { &scratch.insertion.v6 };
-    table::claim(&kernel, new, second != 0, least)
-}
-
-/// [`table::bury`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn lb_bury(tag: u32, ctl: u32, dest: u32, slot: u32, now: u32) -> u64 {
-    with_tables(|t| table::bury(t, tag, ctl, dest, slot, now) as u64)
-}
-
-/// [`table::retire`], IPv4.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn lb_retire4(slot: u32, why: u32) -> u64 {
-    with_tables(|t| table::retire::<V4, Kernel>(t, slot, why) as u64)
-}
-
-/// [`table::retire`], IPv6.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn lb_retire6(slot: u32, why: u32) -> u64 {
-    with_tables(|t| table::retire::<V6, Kernel>(t, slot, why) as u64)
-}
-
-/// [`defence::thin_out`], IPv4. Returns nothing of interest: such a function has to return a number.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn lb_thin_out4(bucket: u32) -> u64 {
-    with_tables(|t| {
-        defence::thin_out::<V4, Kernel>(t, bucket);
-        0
-    })
-}
-
-/// [`defence::thin_out`], IPv6.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn lb_thin_out6(bucket: u32) -> u64 {
-    with_tables(|t| {
-        defence::thin_out::<V6, Kernel>(t, bucket);
-        0
-    })
-}
-
-/// [`table::insert`] of the IPv4 entry in the scratch memory.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn lb_insert4() -> u64 {
-    // SAFETY: the caller has just written this member.
-    with_scratch(|t, s| unsafe { table::insert(t, &s.insertion.v4).0 })
-}
-
-/// [`table::insert`] of the IPv6 entry in the scratch memory.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn lb_insert6() -> u64 {
-    // SAFETY: the caller has just written this member.
-    with_scratch(|t, s| unsafe { table::insert(t, &s.insertion.v6).0 })
-}
-
-/// [`tree::winner`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn lb_tree_winner(base: u32, scheduler: u32) -> u64 {
-    with_tables(|t| tree::winner(t, base, scheduler) as u64)
-}
-
-/// [`tree::climb`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn lb_tree_climb(base: u32, leaf: u32) -> u64 {
-    with_tables(|t| {
-        tree::climb(t, base, leaf);
-        0
-    })
-}
-
-/// [`tree::touch`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn lb_tree_touch(record: u32) -> u64 {
-    with_tables(|t| {
-        tree::touch(t, record);
-        0
-    })
-}
-
-/// [`estimate::dest`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn lb_estimate(number: u32, seconds: u32) -> u64 {
-    with_tables(|t| {
-        estimate::dest(t, number, seconds);
-        0
-    })
-}
-
-/// What is too big for the stack: arguments of the functions above. One per CPU; nothing else runs there meanwhile.
-#[repr(C, align(8))]
-pub struct Scratch {
-    /// What the pass works on.
-    pub work: Workspace,
-    /// A frame on its way into the map of those that wait.
-    pub held: Held,
-    insertion: AnyInsertion,
-}
-
-/// An insertion of either family.
-#[repr(C)]
-pub union AnyInsertion {
-    /// IPv4.
-    pub v4: Insertion<V4>,
-    /// IPv6.
-    pub v6: Insertion<V6>,
-}
-
-impl AnyInsertion {
-    /// Puts one in.
-    #[inline(always)]
-    pub fn put<F: Ip>(&mut self, new: Insertion<F>) {
-        let place = &raw mut *self;
-        // SAFETY: the family says which type `F` is; the union has room for both.
-        unsafe { *(place as *mut Insertion<F>) = new };
-    }
-}
-
-/// Writes an insertion down in the scratch memory, where the functions that carry it out find it.
-#[inline(always)]
-fn insertion<F: Ip>(
-    wanted: &Wanted<F>,
-    place: Place,
-    birth: Birth,
-    control: Control,
-) -> Option<&'static Insertion<F>> {
-    let new = &raw mut scratch()?.insertion as *mut Insertion<F>;
-    // SAFETY: the family says which type `F` is; the union has room for both, of any content.
-    let new = unsafe { &mut *new };
-    (new.birth, new.place, new.control) = (birth, place, control);
-    cell::copy(wanted, &mut new.wanted);
-    Some(new)
-}
-
-/// This CPU's.
-#[inline(always)]
-pub fn scratch() -> Option<&'static mut Scratch> {
-    // SAFETY: this CPU's own copy.
-    SCRATCH.get_ptr_mut(0).map(|s| unsafe { &mut *s })
-}
-
 static EMPTY4: Bucket4 = Bucket4::new();
 static EMPTY6: Bucket6 = Bucket6::new();
 static EMPTY_WAITING: Waiting = Waiting::new();
@@ -782,35 +460,4 @@ pub fn repeat<A, S: Fn(&mut A, u32) -> ControlFlow<()>>(count: u32, acc: &mut A,
     let mut env = Env { acc, step: &step };
     // SAFETY: the callback has the signature the helper asks for.
     unsafe { bpf_loop(count, call::<A, S> as *mut c_void, &raw mut env as *mut c_void, 0) };
-}
-
-/// Asks for the way to a client and remembers it.
-#[inline(never)]
-fn learn<F: Ip>(
-    kernel: &impl Tables,
-    known: &mut ClientHop,
-    to: &F::Addr,
-    from: &F::Addr,
-    ingress: u32,
-) -> Result<(), Reason> {
-    let query = RouteQuery { to: to.wide(), from: from.wide(), ingress, family: F::FAMILY, source: false };
-    known.to = query.to;
-    known.family = query.family as u32;
-    known.hop.asked.store(kernel.now());
-    let answer = kernel.route(&query, &known.hop);
-    if answer.is_err() {
-        known.hop.forget();
-    }
-    answer
-}
-
-/// Sends the packet out by another NIC.
-#[inline(always)]
-pub fn redirect(ifindex: u32) -> u32 {
-    match EGRESS.redirect(ifindex, 0) {
-        Ok(action) => action,
-        // A NIC the control side has not put in the map yet.
-        // SAFETY: no pointers.
-        Err(_) => unsafe { bpf_redirect(ifindex, 0) as u32 },
-    }
 }

@@ -24,11 +24,14 @@ mod adopt;
 mod control;
 mod fragments;
 mod frame;
+mod functions;
 mod kernel;
 mod local;
 mod maps;
 mod output;
 mod realserver;
+mod routes;
+mod scratch;
 mod sweep;
 
 use aya_ebpf::bindings::xdp_action;
@@ -87,7 +90,7 @@ fn lb_probe(ctx: XdpContext) -> u32 {
 /// memory.
 #[inline(always)]
 fn run(ctx: &XdpContext, stage: impl FnOnce(&mut Frame, &Kernel, &mut Workspace) -> Verdict) -> u32 {
-    let (Some(kernel), Some(scratch)) = (Kernel::new(ctx.ctx), kernel::scratch()) else {
+    let (Some(kernel), Some(scratch)) = (Kernel::new(ctx.ctx), scratch::scratch()) else {
         return xdp_action::XDP_ABORTED;
     };
     let verdict = stage(&mut Frame::new(ctx), &kernel, &mut scratch.work);
@@ -119,7 +122,7 @@ fn end(verdict: Verdict) -> u32 {
         Action::Pass => xdp_action::XDP_PASS,
         Action::Drop => xdp_action::XDP_DROP,
         Action::Transmit => xdp_action::XDP_TX,
-        Action::Redirect(ifindex) => kernel::redirect(ifindex),
+        Action::Redirect(ifindex) => routes::redirect(ifindex),
     }
 }
 

@@ -21,7 +21,8 @@ use lb_common::tables::{Control, Counters, FILTER_BITS};
 
 use crate::adopt::Desk as Arrival;
 use crate::fragments::Held;
-use crate::kernel::{ClientHop, Scratch};
+use crate::routes::ClientHop;
+use crate::scratch::Scratch;
 use crate::sweep::Sweeper;
 
 /// User space maps it into memory.

@@ -30,8 +30,9 @@ use lb_common::reason::{Action, Reason};
 use lb_common::wire::Wire;
 
 use crate::frame::{edge, place};
-use crate::kernel::{self, Kernel};
+use crate::kernel::Kernel;
 use crate::maps;
+use crate::scratch::scratch;
 
 /// As much of a packet as headers take.
 const HEADERS: u32 = 256;
@@ -49,7 +50,7 @@ fn lb_output(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn translate(packet: &mut Skb, kernel: &Kernel) -> i32 {
-    let Some(scratch) = kernel::scratch() else { return TC_ACT_UNSPEC };
+    let Some(scratch) = scratch() else { return TC_ACT_UNSPEC };
     packet.pull();
     let verdict = output::process(packet, kernel, &mut scratch.work);
     if output::counts(verdict) {
