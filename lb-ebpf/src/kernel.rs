@@ -14,7 +14,7 @@ use lb_common::conn::{Bucket4, Bucket6};
 use lb_common::dest::{Dest, Hop, SharedHop};
 use lb_common::estimate::Rate;
 use lb_common::fragments::{FragKey, HeldKey, Ports, Waiting};
-use lb_common::ip::{Address, Ip};
+use lb_common::ip::Ip;
 use lb_common::local::{Other, Peer};
 use lb_common::mark::MarkRule;
 use lb_common::packet::Packet;
