@@ -10,7 +10,10 @@ use plotters::prelude::*;
 use super::cases::{Case, Kind, Path};
 use super::measure::Figure;
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+/// A part of a picture.
+pub type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+/// A line of a chart: its name, and sizes with nanoseconds.
+pub type Line<'a> = (&'a str, Vec<(f64, f64)>);
 
 const COLOURS: [RGBColor; 6] = [
     RGBColor(31, 119, 180),
@@ -35,24 +38,31 @@ pub fn draw(figures: &[Figure], file: &File) -> Result<()> {
 }
 
 fn established(figures: &[Figure], family: Family, proto: Proto, area: &Area<'_>) -> Result<()> {
-    let lines: Vec<(&str, Vec<(f64, f64)>)> = [Path::Dr, Path::Ipip, Path::Gue, Path::NatIn, Path::NatReply]
+    let lines: Vec<Line<'_>> = [Path::Dr, Path::Ipip, Path::Gue, Path::NatIn, Path::NatReply]
         .iter()
         .map(|path| (path.name(), points(figures, family, proto, *path)))
         .collect();
     let version = if family == Family::V4 { 4 } else { 6 };
     let title = format!("established, IPv{version} {}", if proto == Proto::TCP { "TCP" } else { "UDP" });
-    let top = lines.iter().flat_map(|(_, points)| points).map(|(_, ns)| *ns).fold(10.0, f64::max) * 1.1;
+    nanoseconds(area, &title, "flows", lines)
+}
+
+/// A chart of nanoseconds above the floor by the size of something; each line with its name.
+pub fn nanoseconds(area: &Area<'_>, title: &str, axis: &str, lines: Vec<Line<'_>>) -> Result<()> {
+    let points = || lines.iter().flat_map(|(_, points)| points);
+    let right = points().map(|(size, _)| *size).fold(10.0, f64::max);
+    let top = points().map(|(_, ns)| *ns).fold(10.0, f64::max) * 1.1;
     let mut chart = ChartBuilder::on(area)
         .caption(title, ("sans-serif", 20))
         .margin(12)
         .x_label_area_size(40)
         .y_label_area_size(50)
-        .build_cartesian_2d((1.0..1_000_000.0).log_scale(), 0.0..top)?;
+        .build_cartesian_2d((1.0..right).log_scale(), 0.0..top)?;
     chart
         .configure_mesh()
-        .x_desc("flows")
+        .x_desc(axis)
         .y_desc("ns above the floor")
-        .x_label_formatter(&|flows| format!("{flows:.0}"))
+        .x_label_formatter(&|size| format!("{size:.0}"))
         .draw()?;
     for ((name, points), colour) in lines.into_iter().zip(COLOURS) {
         chart

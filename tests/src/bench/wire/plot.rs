@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use super::Figures;
+use crate::bench::plot::Area;
 
 const OURS: RGBColor = RGBColor(31, 119, 180);
 const OTHERS: RGBColor = RGBColor(127, 127, 127);
@@ -14,8 +14,6 @@ const OTHERS: RGBColor = RGBColor(127, 127, 127);
 const ROW: u32 = 34;
 /// Points of a chart without its bars.
 const EDGE: u32 = 100;
-
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 struct Bar {
     label: String,
