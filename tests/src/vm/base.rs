@@ -15,9 +15,10 @@ use std::sync::{Mutex, PoisonError};
 
 /// This machine's programs that the guest gets, where they are there. Everything else is busybox's. Its shell would
 /// prefer its own `ip` to the one on the path, so the shell is this machine's too.
-const PROGRAMS: [&str; 18] = [
+const PROGRAMS: &[&str] = &[
     "sh",
     "ip",
+    "ss",
     "tc",
     "nginx",
     "curl",
