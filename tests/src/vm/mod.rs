@@ -32,7 +32,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// What a script did.
 #[derive(Debug)]
@@ -251,17 +251,53 @@ pub fn target() -> Result<PathBuf> {
     Ok(workspace.context("this crate is a member of a workspace")?.join("target"))
 }
 
-/// A copy of a program without its debug information, which is most of it: made once.
+/// How long a copy that nobody asks for is kept: longer than any test runs.
+const KEPT: Duration = Duration::from_secs(3600);
+
+/// A copy of a program without its debug information, which is most of it: made once, gone when it has not been asked for in a
+/// while.
 pub fn stripped(program: &Path) -> Result<PathBuf> {
     let name = program.file_name().context("a program has a name")?.to_string_lossy().into_owned();
     let stamp = cpio::stamp(program)?;
     let folder = target()?.join("vm/stripped");
     fs::create_dir_all(&folder)?;
     let copy = folder.join(format!("{name}-{stamp:016x}"));
-    if !copy.is_file() {
+    if copy.is_file() {
+        File::open(&copy)?.set_modified(SystemTime::now())?;
+    } else {
         let fresh = tempfile::NamedTempFile::new_in(&folder)?;
         run::run(Command::new("strip").arg("-g").arg("-o").arg(fresh.path()).arg(program))?.ok()?;
         fresh.persist(&copy)?;
+        forget(&folder, KEPT)?;
     }
     Ok(copy)
+}
+
+/// Removes files that have not been written or asked for in so long.
+fn forget(folder: &Path, kept: Duration) -> Result<()> {
+    for entry in fs::read_dir(folder)?.flatten() {
+        let age = entry.metadata().ok().and_then(|file| file.modified().ok()?.elapsed().ok());
+        if age.is_some_and(|age| age > kept) {
+            // Somebody else may be at it too.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::ensure;
+
+    #[test]
+    fn only_what_is_old_is_forgotten() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let (old, new) = (folder.path().join("old"), folder.path().join("new"));
+        File::create(&old)?.set_modified(SystemTime::now() - Duration::from_secs(120))?;
+        File::create(&new)?;
+        forget(folder.path(), Duration::from_secs(60))?;
+        ensure!(!old.exists() && new.exists());
+        Ok(())
+    }
 }
