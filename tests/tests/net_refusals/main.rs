@@ -21,6 +21,7 @@ lb_tests::tests! {
     detaching_what_is_not_attached,
     connections_are_fixed_while_attached,
     memory_of_a_million,
+    memory_where_nobody_says,
     room_for_servers,
     jumbo_frames,
     foreign_maps,

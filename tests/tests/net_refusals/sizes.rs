@@ -45,6 +45,23 @@ pub fn memory_of_a_million() -> Result<()> {
     Ok(())
 }
 
+/// Where nobody says how many servers there may be, a place for each takes what it takes: its counters on every processor, and
+/// 600 bytes. docs/performance.md says what that makes beside the connections.
+pub fn memory_where_nobody_says() -> Result<()> {
+    need::network()?;
+    let desk = Desk::new()?;
+    desk.ok("lb-user attach v0 --connections 1000000")?;
+    let status = status(&desk)?;
+    let servers = number(&status, "/room/dests/room")?;
+    let processors = aya::util::nr_cpus().map_err(|(_, error)| error)? as u64;
+    let most = servers * (600 + 40 * processors) + 1_000_000;
+    let (traffic, rules) = (number(&status, "/memory/traffic")?, number(&status, "/memory/rules")?);
+    ensure!(rules < most || !tells_memory()?, "{rules} bytes of rules: {:#}", status["memory"]);
+    ensure!(traffic < 120_000_000 || !tells_memory()?, "{traffic} bytes of traffic: {:#}", status["memory"]);
+    ensure!(number(&status, "/tables/connections_v6")? >= 250_000);
+    Ok(())
+}
+
 pub fn room_for_servers() -> Result<()> {
     need::network()?;
     let desk = Desk::new()?;
