@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use lb_common::mark::MOST;
@@ -13,7 +13,7 @@ use lb_common::tables::refresh;
 
 use super::clock::Now;
 use super::dests::{self, Place};
-use super::lists::{Regions, Slots};
+use super::lists::{Regions, Room, Slots};
 use super::marks::Marks;
 use super::pins::{self, Rules};
 use super::route::{Router, Way};
@@ -39,6 +39,7 @@ pub(super) mod spare {
 /// The tables with changes not yet published.
 #[derive(Debug)]
 pub struct Change {
+    pub(super) dir: PathBuf,
     pub(super) rules: Rules,
     pub(super) table: Table,
     pub(super) regions: Regions,
@@ -53,6 +54,8 @@ pub struct Change {
     zeroed: Range<u32>,
     /// How many slots have been given to dests.
     made: u32,
+    /// Slots have run out, and nothing has left since.
+    full: bool,
     /// Deleted dests, by service and address.
     pub(super) trash: HashMap<(ServiceKey, DestId), u32>,
     /// Dests that leave with the next publication, by service and address.
@@ -77,6 +80,7 @@ impl Change {
         let settings = rules.settings()?;
         let next = |at: usize| settings.spare[at].load();
         let mut change = Self {
+            dir: dir.to_owned(),
             table: Table::read(&rules)?,
             regions: Regions::new(rules.lists.all().len() as u32, next(spare::LISTS)),
             dest_slots: Slots::new(rules.dests.all().len() as u32, next(spare::DESTS)),
@@ -87,6 +91,7 @@ impl Change {
             remark: false,
             zeroed: 0..0,
             made: 0,
+            full: false,
             trash: HashMap::new(),
             leaving: HashMap::new(),
             removed: Vec::new(),
@@ -247,6 +252,7 @@ impl Change {
     /// Deletes a service and its dests.
     pub fn delete_service(&mut self, id: &ServiceId) -> Refused<()> {
         let row = self.table.rows.remove(&ServiceKey::from(*id)).ok_or(Refusal::NoSuchService)?;
+        self.full = false;
         for slot in &row.list {
             if let Some(dest) = self.rules.dests.get(*slot) {
                 self.leaving.insert((row.key, dests::id(dest)), *slot);
@@ -319,10 +325,7 @@ impl Change {
     ) -> Refused<u32> {
         let room = match self.dest_slots.alloc() {
             Some(room) => room,
-            None => {
-                self.empty_trash()?;
-                self.dest_slots.alloc().ok_or(Refusal::NoMemory)?
-            }
+            None => self.make_room()?,
         };
         if room.wrapped {
             // Packets may still be reading what the slot was before.
@@ -351,6 +354,23 @@ impl Change {
         self.zeroed.start = slot + 1;
         self.made += 1;
         Ok(())
+    }
+
+    /// A slot where none is free: of a dest in the trash, else of one that leaves with this change. For that, what has been changed
+    /// so far is published: packets see a table half restored, as they do under IPVS, which takes line by line.
+    fn make_room(&mut self) -> Refused<Room> {
+        // Said at once: a restore may ask thousands of times more.
+        if self.full {
+            return Err(Refusal::NoMemory);
+        }
+        self.empty_trash()?;
+        if !self.dest_slots.is_free() && !self.leaving.is_empty() {
+            self.publish()?;
+            self.empty_trash()?;
+        }
+        let room = self.dest_slots.alloc();
+        self.full = room.is_none();
+        room.ok_or(Refusal::NoMemory)
     }
 
     /// Throws away before its time what no connection names: where slots have run out, they are needed more.
@@ -399,6 +419,7 @@ impl Change {
         let slot = row.dest(&self.rules, id).ok_or(Refusal::NoSuchDest)?;
         let key = ServiceKey::from(*service);
         self.leaving.insert((key, *id), slot);
+        self.full = false;
         self.relist(service, |list| list.retain(|other| *other != slot))
     }
 

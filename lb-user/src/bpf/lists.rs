@@ -116,6 +116,11 @@ impl Slots {
         1 + after.take_while(|used| !**used).count() as u32
     }
 
+    /// Is there a free one?
+    pub fn is_free(&self) -> bool {
+        self.free > 0
+    }
+
     /// A free one.
     pub fn alloc(&mut self) -> Option<Room> {
         // Said at once: a restore may ask thousands of times more.

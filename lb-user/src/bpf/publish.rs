@@ -26,8 +26,9 @@ use crate::control::refusal::{Refusal, Result as Refused};
 
 impl Change {
     /// Publishes everything. Returns with nothing left to do.
-    pub fn publish(&mut self, dir: &Path) -> Refused<()> {
-        self.put_egress(dir)?;
+    pub fn publish(&mut self) -> Refused<()> {
+        let dir = self.dir.clone();
+        self.put_egress(&dir)?;
         self.forget_marks();
         let filter = self.filter();
         self.write_filter(&filter, true);
@@ -44,10 +45,10 @@ impl Change {
         let some_left = !self.leaving.is_empty();
         self.retire_dests()?;
         if some_left && self.rules.settings()?.expire_nodest_conn.load() != 0 {
-            conns::expire(dir, verb::EXPIRE_GONE)?;
+            conns::expire(&dir, verb::EXPIRE_GONE)?;
         }
         if std::mem::take(&mut self.some_died) {
-            conns::expire(dir, verb::EXPIRE_DEAD)?;
+            conns::expire(&dir, verb::EXPIRE_DEAD)?;
         }
         self.books.write(pins::fd(&self.rules.books))?;
         let filter = self.filter();

@@ -92,7 +92,7 @@ impl BpfStore {
         if self.batch {
             return done;
         }
-        let done = done.and_then(|()| open.change.publish(&self.dir));
+        let done = done.and_then(|()| open.change.publish());
         *slot = None;
         done
     }
@@ -275,7 +275,7 @@ impl Store for BpfStore {
     fn commit(&mut self) -> Result<()> {
         self.batch = false;
         match self.open.get_mut().take() {
-            Some(mut open) => open.change.publish(&self.dir),
+            Some(mut open) => open.change.publish(),
             None => Ok(()),
         }
     }

@@ -57,12 +57,41 @@ pub fn ten_thousand_services() -> Result<()> {
     timed("clear", "ipvsadm", &["-C"], b"")?;
     ensure!(desk.rules()?.is_empty());
     // Unless the machine is small there are 131,072 slots: dests that were just deleted make room for others.
-    let other = rules(SERVICES / 2, "10.98");
+    let other = rules(SERVICES, "10.98");
     timed("restore of another table", "ipvsadm-restore", &[], other.as_bytes())?;
     ensure!(
         timed("save", "ipvsadm", &["-Sn"], b"")?.stdout == other,
         "the other table is not what was restored"
     );
+    // Room for both of them there is not.
+    timed("restore of the first in its place", "ipvsadm-restore", &[], text.as_bytes())?;
+    ensure!(timed("save", "ipvsadm", &["-Sn"], b"")?.stdout == text, "it is not what was restored");
+    Ok(())
+}
+
+/// A table takes the place of another one even where there is no room for both: the old one's servers leave first. One server
+/// too many is refused, and what there is stays.
+pub fn another_table_in_its_place() -> Result<()> {
+    need::network()?;
+    let desk = Desk::new()?;
+    desk.ok("lb-user attach v0 --dests 1024")?;
+    let restore = |text: &str| {
+        let limit = Duration::from_secs(30);
+        desk.netns.enter(|| run::run_with(&mut desk.tool("ipvsadm-restore"), text.as_bytes(), limit))?
+    };
+    for net in ["10.99", "10.98", "10.97", "10.99"] {
+        let text = rules(80, net);
+        let said = restore(&text)?;
+        ensure!(said.status == 0 && said.stderr.is_empty(), "{net}: {said:?}");
+        ensure!(desk.rules()? == text, "{net}: not what was restored");
+    }
+    let said = restore(&rules(103, "10.98"))?;
+    let refused = said.stderr.lines().filter(|line| *line == "Memory allocation problem").count();
+    ensure!(
+        said.status == 255 && refused == said.stderr.lines().count() && refused == 1030 - 1024,
+        "{said:?}"
+    );
+    ensure!(desk.rules()?.lines().count() == 103 + 1024);
     Ok(())
 }
 

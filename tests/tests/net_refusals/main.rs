@@ -35,6 +35,7 @@ lb_tests::tests! {
     killed_restores,
     killed_attaches,
     ten_thousand_services,
+    another_table_in_its_place,
     many_commands_at_once,
 }
 
