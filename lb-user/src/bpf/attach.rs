@@ -56,7 +56,7 @@ pub fn attach(dir: &Path, names: &[String], mode: Mode, asked: &Asked) -> Result
     let _lock = lock::make(dir)?;
     finish(dir)?;
     let nics = route::nics()?;
-    let wanted = not_taken(wanted(&nics, names)?, &links(dir, LINK)?)?;
+    let wanted = not_taken(dir, wanted(&nics, names)?, LINK)?;
     let rules = open_or_make(dir, asked.dests, &mut undo)?;
     let sizes = sizes(dir, &rules, asked)?;
     let (mut ebpf, stages) = create::programs(dir, &sizes, &mut undo)?;
@@ -98,7 +98,7 @@ pub fn attach_realserver(dir: &Path, names: &[String], mode: Mode) -> Result<Vec
     let _lock = lock::make(dir)?;
     finish(dir)?;
     let nics = route::nics()?;
-    let wanted = not_taken(wanted(&nics, names)?, &links(dir, REALSERVER)?)?;
+    let wanted = not_taken(dir, wanted(&nics, names)?, REALSERVER)?;
     let ebpf = create::realserver()?;
     let said = put_on(dir, &wanted, mode, &ebpf, REALSERVER, "lb_realserver")?;
     undo.keep();
@@ -129,18 +129,34 @@ fn wanted<'a>(nics: &'a [Nic], names: &[String]) -> Result<Vec<&'a Nic>> {
     Ok(wanted)
 }
 
-/// These, unless one of them has a program that is none of our links'. Asked before anything is loaded, which takes
+/// These, unless one of them has a program that is none of those links'. Asked before anything is loaded, which takes
 /// longest.
-fn not_taken<'a>(wanted: Vec<&'a Nic>, links: &BTreeMap<String, OwnedFd>) -> Result<Vec<&'a Nic>> {
-    let ours: Vec<u32> = links
-        .values()
-        .filter_map(|link| syscall::xdp_link(link.as_fd()).ok())
-        .map(|(_, index)| index)
-        .collect();
+fn not_taken<'a>(dir: &Path, wanted: Vec<&'a Nic>, prefix: &str) -> Result<Vec<&'a Nic>> {
+    let (ours, other, what, command) = match prefix {
+        LINK => (LINK, REALSERVER, "the program for real servers", "lb-user realserver --detach"),
+        _ => (REALSERVER, LINK, "the balancer", "lb-user detach"),
+    };
+    let (ours, other) = (linked(dir, ours)?, linked(dir, other)?);
     match wanted.iter().find(|nic| nic.xdp.is_some() && !ours.contains(&nic.index)) {
+        Some(nic) if other.contains(&nic.index) => {
+            bail!(
+                "{0}: {what} is attached to it, and a NIC has one of them: `{command} {0}` takes it off",
+                nic.name
+            )
+        }
         Some(nic) => bail!(taken(nic)),
         None => Ok(wanted),
     }
+}
+
+/// Numbers of the NICs that links are on.
+fn linked(dir: &Path, prefix: &str) -> Result<Vec<u32>> {
+    let links = links(dir, prefix)?;
+    Ok(links
+        .values()
+        .filter_map(|link| syscall::xdp_link(link.as_fd()).ok())
+        .map(|(_, index)| index)
+        .collect())
 }
 
 /// Sizes of the connection tables: as asked, else as they are, else as usual.

@@ -106,6 +106,16 @@ pub fn another_program_on_the_card() -> Result<()> {
     desk.ok("lb-user detach")?;
     ensure!(desk.ok("ip -d link show v0 | grep prog/xdp")? == theirs, "detach took off what is not ours");
     desk.ok("ip link set dev v0 xdp off\nlb-user attach v0")?;
+    // Of our own two as well a card has one.
+    let words = ["v0: the balancer is attached to it", "`lb-user detach v0` takes it off"];
+    desk.fails("lb-user realserver v0", 1, &words)?;
+    desk.ok("lb-user detach v0\nlb-user realserver v0")?;
+    desk.fails(
+        "lb-user attach v0",
+        1,
+        &["v0: the program for real servers", "`lb-user realserver --detach v0`"],
+    )?;
+    desk.ok("lb-user realserver --detach v0\nlb-user attach v0")?;
     Ok(())
 }
 
