@@ -3,11 +3,11 @@
 use std::env;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{self, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 /// The workspace's folder.
 pub fn root() -> &'static Path {
@@ -31,11 +31,19 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// As [`run`], for a command that handles Ctrl-C itself: this process ignores it meanwhile.
+/// As [`run`], for a program of ours that handles Ctrl-C itself: this process ignores it meanwhile, and ends as the program
+/// did, which has said why.
 pub fn run_to_its_end(command: &mut Command) -> Result<()> {
     let interrupted = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGINT, interrupted)?;
-    run(command)
+    let line = line(command);
+    eprintln!("+ {line}");
+    let status = command.status().with_context(|| format!("starting `{line}`"))?;
+    match status.code() {
+        Some(0) => Ok(()),
+        Some(code) => process::exit(code),
+        None => bail!("`{line}` failed: {status}"),
+    }
 }
 
 /// What the command prints, or `None` when it cannot be started or fails.
