@@ -4,8 +4,9 @@
 use crate::net::Netns;
 use crate::pace;
 use anyhow::{Context, Result, bail, ensure};
+use socket2::{Domain, Socket, Type};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// Past this, an answer does not come.
@@ -21,9 +22,26 @@ pub struct Connection {
 impl Connection {
     /// Connects from `client`.
     pub fn open(client: &Netns, server: SocketAddr) -> Result<Self> {
-        let stream = client.enter(|| TcpStream::connect_timeout(&server, pace::limit(PATIENCE)))?;
-        let stream = stream.with_context(|| format!("cannot connect to {server}"))?;
-        stream.set_read_timeout(Some(pace::limit(PATIENCE)))?;
+        Self::open_from(client, 0, server, PATIENCE)
+    }
+
+    /// The same from a port of the caller's choice, and with the caller's patience. Port 0: one of the kernel's choice.
+    pub fn open_from(client: &Netns, port: u16, server: SocketAddr, patience: Duration) -> Result<Self> {
+        let patience = pace::limit(patience);
+        let socket = client.enter(|| Socket::new(Domain::for_address(server), Type::STREAM, None))??;
+        let any: IpAddr = match server {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        if port != 0 {
+            let taken = || format!("cannot use the client's port {port}");
+            socket.bind(&SocketAddr::new(any, port).into()).with_context(taken)?;
+        }
+        socket
+            .connect_timeout(&server.into(), patience)
+            .with_context(|| format!("cannot connect to {server}"))?;
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(patience))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream: BufReader::new(stream), server })
     }
