@@ -3,14 +3,15 @@
 use anyhow::{Result, bail, ensure};
 use lb_tests::net::{Netns, Switch, offload};
 use lb_tests::peer::iperf::{self, Direction};
-use lb_tests::peer::{Connection, Echo, curl, udp};
+use lb_tests::peer::{Connection, Echo, Pulse, curl, udp};
 use lb_tests::shell::Shell;
 use lb_tests::topo::{self, Plan, Server, Topology};
 use lb_tests::{need, tests};
 use std::fs;
 use std::net::SocketAddr;
 use std::panic;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 tests! {
     one_segment,
@@ -19,6 +20,7 @@ tests! {
     both_cards,
     cables_are_fit_for_xdp,
     udp_and_iperf3,
+    a_gap_is_as_long_as_it_is,
     a_shell_has_its_own_etc,
     a_hidden_vip_is_answered_by_the_balancer_alone,
     nothing_is_left_after_a_panic,
@@ -84,6 +86,31 @@ fn udp_and_iperf3() -> Result<()> {
         iperf::transfer(&set.client.netns, address, direction)?;
     }
     drop(echo);
+    Ok(())
+}
+
+fn a_gap_is_as_long_as_it_is() -> Result<()> {
+    need::network()?;
+    let set = topo::dr_wiring(&Plan::example())?;
+    let server = &set.servers[0].netns;
+    let [address, _] = set.servers[0].address.with_port(7);
+    let _echo = Echo::start(server, "echo", &[address])?;
+    let pulse = Pulse::start(&set.client.netns, address)?;
+    let second = || thread::sleep(Duration::from_secs(1));
+    second();
+    let quiet = pulse.look();
+    ensure!(quiet.lost == 0 && quiet.sent > 0, "{quiet}");
+    let cable = &set.switches()[0];
+    cable.cable(server, "eth0", false)?;
+    let pulled = Instant::now();
+    second();
+    let least = pulled.elapsed();
+    cable.cable(server, "eth0", true)?;
+    second();
+    let beat = pulse.look();
+    ensure!(beat.lost > 0 && beat.lost < beat.sent, "{beat}");
+    let most = pulled.elapsed();
+    ensure!(beat.silence >= least && beat.silence < most, "{least:?} to {most:?}, but {beat}");
     Ok(())
 }
 

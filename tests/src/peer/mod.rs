@@ -8,6 +8,7 @@ pub mod http;
 pub mod iperf;
 pub mod keepalived;
 pub mod nginx;
+pub mod pulse;
 pub mod udp;
 pub mod vsftpd;
 
@@ -15,5 +16,6 @@ pub use daemon::Daemon;
 pub use flows::Flows;
 pub use http::Connection;
 pub use nginx::{Content, Nginx};
+pub use pulse::{Beat, Pulse};
 pub use udp::Echo;
 pub use vsftpd::Vsftpd;

@@ -3,6 +3,7 @@
 //! The configurations are those of `dist/examples`, as they are.
 
 mod ecmp;
+mod gaps;
 mod roles;
 mod sync_files;
 mod traffic;

@@ -1,5 +1,6 @@
 //! Two balancers with keepalived's VRRP and our agent on each, both with the same file.
 
+use crate::gaps::Gaps;
 use crate::sync_files::SyncFiles;
 use crate::traffic::Traffic;
 use anyhow::{Context, Result, ensure};
@@ -18,13 +19,23 @@ const SOON: Duration = Duration::from_secs(20);
 pub fn vrrp_direct_routing() -> Result<()> {
     needs()?;
     let plan = Plan::new("192.168.26.200", &["192.168.26.155", "192.168.26.156"])?;
-    same_file("direct routing", &Pair::dr(&plan)?, include_str!("../../../dist/examples/failover-dr.conf"))
+    same_file(
+        "direct routing",
+        "-g",
+        &Pair::dr(&plan)?,
+        include_str!("../../../dist/examples/failover-dr.conf"),
+    )
 }
 
 pub fn vrrp_tunnel() -> Result<()> {
     needs()?;
     let plan = Plan::new("203.0.113.100", &["192.168.26.155", "192.168.26.156"])?;
-    same_file("tunnels", &Pair::tun(&plan)?, include_str!("../../../dist/examples/failover-tunnel.conf"))
+    same_file(
+        "tunnels",
+        "-i",
+        &Pair::tun(&plan)?,
+        include_str!("../../../dist/examples/failover-tunnel.conf"),
+    )
 }
 
 /// `use_vmac`: the VIP has a MAC address of its own, on a device above the card, and takes it along.
@@ -34,7 +45,7 @@ pub fn vrrp_virtual_mac() -> Result<()> {
     let config = include_str!("../../../dist/examples/failover-dr.conf");
     let config = config.replace("advert_int 0.25", "advert_int 0.25\n    use_vmac\n    vmac_xmit_base");
     let pair = Pair::dr(&plan)?;
-    same_file("virtual MAC", &pair, &config)?;
+    same_file("virtual MAC", "-g", &pair, &config)?;
     let known = pair.set.client.netns.run(&["ip", "neighbour", "show", "192.168.26.200"])?.ok()?;
     ensure!(known.contains("00:00:5e:00:01:33"), "the client knows the VIP as {known}");
     Ok(())
@@ -49,7 +60,7 @@ pub fn vrrp_nat() -> Result<()> {
     let files = SyncFiles::new(vrrp, "7")?;
     let agent = files.agents(include_str!("../../../dist/examples/failover-nat-agent.conf"))?;
     let pair = Pair::nat(&plan)?;
-    survives(&Scene { method: "NAT", pair: &pair, vrrp, agent: &agent, synced: true })
+    survives(&Scene { method: "NAT", option: "-m", pair: &pair, vrrp, agent: &agent, synced: true })
 }
 
 fn needs() -> Result<()> {
@@ -58,13 +69,15 @@ fn needs() -> Result<()> {
 }
 
 /// keepalived and the agent read the same file, and no connection is told.
-fn same_file(method: &str, pair: &Pair, config: &str) -> Result<()> {
-    survives(&Scene { method, pair, vrrp: config, agent: config, synced: false })
+fn same_file(method: &str, option: &str, pair: &Pair, config: &str) -> Result<()> {
+    survives(&Scene { method, option, pair, vrrp: config, agent: config, synced: false })
 }
 
 /// What both balancers are given.
 struct Scene<'c> {
     method: &'c str,
+    /// ipvsadm's option for the method.
+    option: &'c str,
     pair: &'c Pair,
     /// keepalived's file.
     vrrp: &'c str,
@@ -85,27 +98,33 @@ fn survives(scene: &Scene<'_>) -> Result<()> {
     holds(pair, hosts[0], true)?;
     let _standby = keepalived::start(&hosts[1].netns, scene.vrrp, NAMES[1])?;
     let mut traffic = Traffic::start(scene.method, &pair.set)?;
-    traffic.flows("before")?;
+    let gaps = Gaps::start(scene.method, scene.option, &pair.set, &labs)?;
+    let flows = |traffic: &Traffic<'_>, when: &str| {
+        let fine = traffic.flows(when);
+        gaps.print(when);
+        fine
+    };
+    flows(&traffic, "before")?;
     if scene.synced {
         told(&labs, traffic.count()).with_context(|| agents[1].log())?;
     }
 
     vrrp.kill();
     holds(pair, hosts[1], true)?;
-    traffic.flows("kill -9")?;
+    flows(&traffic, "kill -9")?;
     // These the first balancer has never seen when it comes back.
     traffic.more(&pair.set)?;
     vrrp = keepalived::start(&hosts[0].netns, scene.vrrp, NAMES[0])?;
     came_back(pair, &vrrp)?;
-    traffic.flows("back after kill -9").with_context(|| agents[0].log())?;
+    flows(&traffic, "back after kill -9").with_context(|| agents[0].log())?;
 
     let switch = pair.set.switches().first().context("a segment")?;
     switch.cable(&hosts[0].netns, "eth0", false)?;
     holds(pair, hosts[1], true)?;
-    traffic.flows("link down").with_context(|| agents[1].log())?;
+    flows(&traffic, "link down").with_context(|| agents[1].log())?;
     switch.cable(&hosts[0].netns, "eth0", true)?;
     came_back(pair, &vrrp)?;
-    traffic.flows("back after link down")
+    flows(&traffic, "back after link down")
 }
 
 /// Has a balancer do its work, whoever has the address.
