@@ -51,7 +51,7 @@ pub fn nothing_may_be_skipped() -> bool {
 pub fn root() -> Result<(), Missing> {
     match nix::unistd::geteuid().is_root() {
         true => Ok(()),
-        false => Err(Missing::new("root: run the tests as root")),
+        false => Err(Missing::new("root: run it as root")),
     }
 }
 

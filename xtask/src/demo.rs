@@ -5,7 +5,7 @@
 
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::{build, command, setup};
 
@@ -19,6 +19,8 @@ pub struct Options {
 
 /// Set-up, build, show.
 pub fn run(options: &Options) -> Result<()> {
+    // Before minutes of building.
+    ensure!(rustix::process::geteuid().is_root(), "the demo makes namespaces: run it as root");
     setup::run()?;
     let lb_user = build::lb_user(&build::Options { release: true })?;
     let demo = build::test_program("lb-demo")?;
