@@ -52,7 +52,8 @@ pub fn run(what: &What) -> Result<()> {
     bench.current_dir(command::root()).args(["--out", RESULTS]);
     bench.args(options.quick.then_some("--quick"));
     bench.args(options.case.iter().flat_map(|filter| ["--case", filter]));
-    command::run(&mut bench)
+    // Ctrl-C goes to the whole foreground group: the benchmark takes its namespaces down, and we wait for it.
+    command::run_to_its_end(&mut bench)
 }
 
 fn loaded(verb: &str) -> Result<Command> {

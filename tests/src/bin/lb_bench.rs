@@ -11,6 +11,7 @@ use lb_tests::bench::measure::{self, Effort};
 use lb_tests::bench::{ipvs, plot, report, scale, wire};
 use lb_tests::case::FAMILIES;
 use lb_tests::flood::{self, Flood};
+use lb_tests::stale;
 use serde_json::{Value, json};
 
 /// Measures the balancer.
@@ -50,20 +51,23 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    let done = match Verb::parse() {
+    match stale::go_with_ctrl_c().and_then(|()| run(Verb::parse())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lb-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<()> {
+    match verb {
         Verb::Packet(options) => packet(&options),
         Verb::Agent(options) => checks(&options),
         Verb::Wire(options) => wire(&options),
         Verb::Scale(options) => scale(&options),
         Verb::Flood(options) => floods(&options),
         Verb::Ipvs { options, guest } => against_ipvs(&options, &guest),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("lb-bench: {error:#}");
-            ExitCode::FAILURE
-        }
     }
 }
 
