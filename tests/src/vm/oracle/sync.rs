@@ -18,6 +18,8 @@ const PASSES: [(Which, u8); 4] = [(Which::Kernel, 1), (Which::Ours, 1), (Which::
 const NUMBERS: u16 = 64;
 /// The kernel waits up to three seconds before it sends.
 const SOON: Duration = Duration::from_secs(20);
+/// Seconds by which the backup's connection may outlive the master's: it begins when it is heard of.
+const LATE: u64 = 10;
 
 /// Plays the cases of a file in all passes.
 pub fn play(cases: &Path) -> Result<String> {
@@ -35,7 +37,7 @@ pub fn play(cases: &Path) -> Result<String> {
         let cases = case::parse(&text, 1 + n * NUMBERS)?;
         // Version 0 has no words for IPv6, marks and calls.
         let cases: Vec<Case> = cases.into_iter().filter(|case| version == 1 || plain(case)).collect();
-        let mut pass = Pass { master, backup };
+        let mut pass = Pass { master, backup, timed: version == 1 };
         for result in pass.play(&cases, version).with_context(|| format!("{which:?} as master"))? {
             failed += u32::from(result.1.is_err());
             let told = result.1.err().map_or("ok".to_owned(), |why| format!("FAILED\n{why:#}"));
@@ -53,6 +55,8 @@ fn plain(case: &Case) -> bool {
 struct Pass<'a> {
     master: &'a mut Side,
     backup: &'a mut Side,
+    /// Messages say how long a connection lives; those of version 0 do not.
+    timed: bool,
 }
 
 impl Pass<'_> {
@@ -103,7 +107,7 @@ impl Pass<'_> {
         loop {
             let (here, there) = (listed(self.master, case)?, listed(self.backup, case)?);
             if here == there && !here.0.is_empty() {
-                break;
+                break self.lives(case)?;
             }
             if Instant::now() > until {
                 let said = self.master.reasons()? + &self.backup.reasons()?;
@@ -119,6 +123,33 @@ impl Pass<'_> {
         }
         Ok(())
     }
+
+    /// What both list lives as long at both.
+    fn lives(&self, case: &Case) -> Result<()> {
+        if self.timed {
+            let (here, there) = (lives(self.master, case)?, lives(self.backup, case)?);
+            for (here, there) in here.iter().zip(&there) {
+                ensure!(here.1.abs_diff(there.1) <= LATE, "the master's {here:?}, the backup's {there:?}");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The case's connections with the seconds they have to live, in the order of both.
+fn lives(side: &Side, case: &Case) -> Result<Vec<(String, u64)>> {
+    let listing = side.ipvsadm(&words("ipvsadm -Lnc --persistent-conn"), "")?.ok()?;
+    let mut lives = Vec::new();
+    for line in listing.lines().filter(|line| case.owns(line)) {
+        let (minutes, seconds) = line
+            .split_whitespace()
+            .nth(1)
+            .and_then(|expiry| expiry.split_once(':'))
+            .with_context(|| line.to_owned())?;
+        lives.push((connections(line, case), minutes.parse::<u64>()? * 60 + seconds.parse::<u64>()?));
+    }
+    lives.sort();
+    Ok(lives)
 }
 
 /// The case's connections, and its services.
