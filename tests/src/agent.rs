@@ -152,7 +152,7 @@ impl Drop for Agent<'_> {
 }
 
 /// A listing without counts, services and their dests in the order of their names.
-fn counts_away(listing: &str) -> Vec<(String, Vec<String>)> {
+pub fn counts_away(listing: &str) -> Vec<(String, Vec<String>)> {
     let mut services: Vec<(String, Vec<String>)> = Vec::new();
     for line in listing.lines().skip(3) {
         match services.last_mut() {

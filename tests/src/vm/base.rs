@@ -145,7 +145,7 @@ impl Contents {
 }
 
 /// The path of a file in a system where /bin, /sbin and /lib are links into /usr.
-fn inside(path: &Path) -> String {
+pub fn inside(path: &Path) -> String {
     let path = path.to_string_lossy();
     let path = path.trim_start_matches('/');
     match ["bin/", "sbin/", "lib/", "lib64/"].iter().any(|top| path.starts_with(top)) {

@@ -10,6 +10,7 @@
 //! - [`clock`]: how fast the guest's clock goes.
 //! - [`load`]: a part of the guest's program: do all our programs load, and at what cost.
 //! - [`stack`]: the deepest chain of calls in the compiled programs.
+//! - [`systemd`]: this machine's systemd as the guest's first process, for a test that wants one.
 //! - [`oracle`]: the same commands and packets for kernel IPVS and for us.
 
 pub mod base;
@@ -20,6 +21,7 @@ pub mod modules;
 pub mod oracle;
 pub mod packages;
 pub mod stack;
+pub mod systemd;
 
 use crate::need;
 use crate::run::{self, LIMIT};
