@@ -277,7 +277,7 @@ pub trait Tables {
     where
         Self: Sized,
     {
-        table::insert(self, &Insertion { wanted: *wanted, birth, place, control })
+        table::insert::<_, _, false>(self, &Insertion { wanted: *wanted, birth, place, control })
     }
 
     /// [`Tables::insert`] where most newcomers go through.
@@ -292,7 +292,7 @@ pub trait Tables {
     where
         Self: Sized,
     {
-        self.insert(wanted, place, birth, control)
+        table::insert::<_, _, true>(self, &Insertion { wanted: *wanted, birth, place, control })
     }
 
     /// [`table::retire`].

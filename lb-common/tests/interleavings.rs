@@ -88,7 +88,7 @@ fn make(t: &HostTables, n: u16, state: TcpState, control: Control) -> Inserted {
         last: wanted.now,
         packets: packets::NONE + 1,
     };
-    insert::<V4, _>(t, &Insertion { wanted, birth, place: place_of(t, &wanted), control })
+    insert::<V4, _, true>(t, &Insertion { wanted, birth, place: place_of(t, &wanted), control })
 }
 
 /// A client's SYN.
@@ -292,7 +292,7 @@ fn a_template_outlives_its_connections() {
             packets: high,
         };
         let place = place_of(t, &wanted);
-        let made = insert::<V4, _>(t, &Insertion { wanted, birth, place, control: Control::NONE });
+        let made = insert::<V4, _, true>(t, &Insertion { wanted, birth, place, control: Control::NONE });
         let slot = made.slot().expect("a template");
         let hit = hit_at::<V4, _>(t, slot).expect("the template");
         Control { template: slot, identity: hit.ctl & ctl::IDENTITY }

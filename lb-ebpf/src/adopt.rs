@@ -149,7 +149,9 @@ pub fn claim<F: Ip>(second: bool, least: u32) -> u64 {
 #[inline(never)]
 extern "C" fn lb_arrive4() -> u64 {
     // SAFETY: the caller has just written this member.
-    work().map_or(Reason::Internal as u64, |(d, t)| unsafe { table::insert(&t, &d.insertion.v4).0 })
+    work().map_or(Reason::Internal as u64, |(d, t)| unsafe {
+        table::insert::<_, _, false>(&t, &d.insertion.v4).0
+    })
 }
 
 /// [`table::insert`], IPv6.
@@ -157,7 +159,9 @@ extern "C" fn lb_arrive4() -> u64 {
 #[inline(never)]
 extern "C" fn lb_arrive6() -> u64 {
     // SAFETY: the caller has just written this member.
-    work().map_or(Reason::Internal as u64, |(d, t)| unsafe { table::insert(&t, &d.insertion.v6).0 })
+    work().map_or(Reason::Internal as u64, |(d, t)| unsafe {
+        table::insert::<_, _, false>(&t, &d.insertion.v6).0
+    })
 }
 
 /// [`table::claim`], IPv4.

@@ -149,7 +149,7 @@ pub extern "C" fn lb_thin_out6(bucket: u32) -> u64 {
 #[inline(never)]
 pub extern "C" fn lb_insert4() -> u64 {
     // SAFETY: the caller has just written this member.
-    with_scratch(|t, s| unsafe { table::insert(t, &s.insertion.v4).0 })
+    with_scratch(|t, s| unsafe { table::insert::<_, _, false>(t, &s.insertion.v4).0 })
 }
 
 /// [`table::insert`] of the IPv6 entry in the scratch memory.
@@ -157,7 +157,7 @@ pub extern "C" fn lb_insert4() -> u64 {
 #[inline(never)]
 pub extern "C" fn lb_insert6() -> u64 {
     // SAFETY: the caller has just written this member.
-    with_scratch(|t, s| unsafe { table::insert(t, &s.insertion.v6).0 })
+    with_scratch(|t, s| unsafe { table::insert::<_, _, false>(t, &s.insertion.v6).0 })
 }
 
 /// [`tree::winner`].

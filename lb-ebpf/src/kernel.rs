@@ -400,7 +400,7 @@ impl<const DESK: u32> Tables for At<DESK> {
         control: Control,
     ) -> Inserted {
         match insertion(wanted, place, birth, control) {
-            Some(new) => table::insert(self, new),
+            Some(new) => table::insert::<_, _, true>(self, new),
             None => Inserted(Reason::Internal as u64),
         }
     }

@@ -61,6 +61,10 @@ impl Inserted {
         Self(slot as u64 | Self::SLOT | Self::EXISTING)
     }
     #[inline(always)]
+    const fn made(slot: u32) -> Self {
+        Self(slot as u64 | Self::SLOT)
+    }
+    #[inline(always)]
     const fn refused(reason: Reason) -> Self {
         Self(reason as u64)
     }
@@ -94,9 +98,10 @@ impl Inserted {
     }
 }
 
-/// Makes the entry of a flow, unless it exists. The dest's counts include it afterwards.
+/// Makes the entry of a flow, unless it exists. The dest's counts include it afterwards. `HOPEFUL`: most likely a way is
+/// free.
 #[inline(always)]
-pub fn insert<F: Ip, T: Tables>(t: &T, new: &Insertion<F>) -> Inserted {
+pub fn insert<F: Ip, T: Tables, const HOPEFUL: bool>(t: &T, new: &Insertion<F>) -> Inserted {
     let Some(bucket) = t.bucket::<F>(new.place.bucket) else {
         return Inserted::refused(Reason::Internal);
     };
@@ -104,7 +109,7 @@ pub fn insert<F: Ip, T: Tables>(t: &T, new: &Insertion<F>) -> Inserted {
     if !take_lock(lock) {
         return Inserted::refused(Reason::BucketBusy);
     }
-    let result = insert_locked::<F, T>(t, bucket, new);
+    let result = insert_locked::<F, T, HOPEFUL>(t, bucket, new);
     release_lock(lock);
     // Not where the counts are changed: that has no stack left for a call.
     dest_changed(t, result.buried());
@@ -152,9 +157,19 @@ pub(super) fn release_lock(lock: &Cell32) {
 }
 
 #[inline(always)]
-fn insert_locked<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, new: &Insertion<F>) -> Inserted {
+fn insert_locked<F: Ip, T: Tables, const HOPEFUL: bool>(
+    t: &T,
+    bucket: &F::Bucket,
+    new: &Insertion<F>,
+) -> Inserted {
     let wanted = &new.wanted;
     let spilled = bucket.way(0).tag().load() & tag::OVERFLOW != 0;
+    if HOPEFUL
+        && !spilled
+        && let Some(slot) = take_free::<F, T>(t, bucket, new)
+    {
+        return Inserted::made(slot);
+    }
     if spilled {
         if let Some(hit) = search::<F, T, false>(t, new.place, wanted) {
             return Inserted::existing(hit.slot);
@@ -321,13 +336,51 @@ pub fn claim<F: Ip, T: Tables>(t: &T, new: &Insertion<F>, second: bool, least: u
     } else {
         0
     };
+    let dest = tied::<F, T>(t, slot, ctl::reborn(best.ctl, ctl::LIVE), new);
+    publish::<F, T>(t, entry, ctl::reborn(best.ctl, ctl::LIVE), dest, new);
+    slot as u64 | (buried as u64) << 32
+}
+
+/// What nearly every newcomer meets: its flow has no entry, and a way is free. `None`: [`claim`] has to see. A free entry's
+/// control word changes under the lock only, and who reads it beside it finds no connection: it need not be busy first.
+#[inline(always)]
+fn take_free<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, new: &Insertion<F>) -> Option<u32> {
+    if new.birth.dest & bound::CONTROLLED != 0 {
+        return None;
+    }
+    let mut free = F::Entry::WAYS;
+    let mut i = 0;
+    while i < F::Entry::WAYS {
+        let entry = bucket.way(new.place.way::<F>(i));
+        let ctl_word = entry.life().ctl.load_acquire();
+        if ctl_word & ctl::STATUS == ctl::FREE {
+            if free == F::Entry::WAYS {
+                free = i;
+            }
+        } else if entry.matches(&new.wanted.flow, new.wanted.tag) {
+            return None;
+        }
+        i += 1;
+    }
+    if free == F::Entry::WAYS {
+        return None;
+    }
+    let way = new.place.way::<F>(free);
+    let entry = bucket.way(way);
+    publish::<F, T>(t, entry, ctl::reborn(entry.life().ctl.load(), ctl::LIVE), new.birth.dest, new);
+    Some(base::<F>(new.place.bucket) + way)
+}
+
+/// Writes an entry nobody else can have, and shows it to all under its new control word, `ctl_word` but for state and flags.
+#[inline(always)]
+fn publish<F: Ip, T: Tables>(t: &T, entry: &F::Entry, ctl_word: u32, dest: u32, new: &Insertion<F>) {
+    let life = entry.life();
     entry.write(&new.wanted.flow, new.birth.tag | new.wanted.flow.proto.0 as u32);
     life.last.store(new.birth.last);
-    life.dest.store(tied::<F, T>(t, slot, ctl::reborn(best.ctl, ctl::LIVE), new));
+    life.dest.store(dest);
     life.packets.store(new.birth.packets);
     count_in(t, &new.birth);
-    life.ctl.swap(ctl::reborn(best.ctl, ctl::LIVE | new.birth.ctl));
-    slot as u64 | (buried as u64) << 32
+    life.ctl.swap(ctl_word | new.birth.ctl);
 }
 
 /// A new entry's [`bound`] word. Its template is told before the entry is published: nobody can take it out, and itself
