@@ -4,7 +4,6 @@
 use core::ops::ControlFlow;
 
 use crate::addr::{Addr, Port, Proto};
-use crate::cell;
 use crate::conn::{bound, ctl, packets};
 use crate::dest::{Dest, Method};
 use crate::ftp;
@@ -14,6 +13,7 @@ use crate::parse::{Fragment, Seen};
 use crate::persist;
 use crate::pipeline::{Step, Work};
 use crate::reason::Reason;
+use crate::recent::Recent;
 use crate::sched::{self, Ask, CacheKey, Cached, Candidate, Scheduler, View, tree};
 use crate::service::{SIP, SchedState, Service, ServiceKey, flags};
 use crate::state;
@@ -67,12 +67,17 @@ impl Question {
 /// Finds the service and writes the question. Leads to [`pick`], or for a client with a template straight to
 /// [`open`].
 #[inline(always)]
-pub fn lookup<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, question: &mut Question) -> Step {
+pub fn lookup<F: Ip, T: Tables>(
+    t: &T,
+    work: &mut Work<F>,
+    question: &mut Question,
+    recent: &mut Recent,
+) -> Step {
     if let Some(step) = ftp::awaited(t, work) {
         return step;
     }
     let seen = &work.seen;
-    let Some(port) = service(t, seen, question) else { return Reason::NoService.into() };
+    let Some(port) = service(t, seen, question, recent) else { return Reason::NoService.into() };
     // Source port 20 is a server's FTP data connection to a client; IPVS never balances it.
     if !opens(t, seen) || seen.proto == Proto::TCP && seen.sport == Port::new(20) {
         return Reason::NoConnection.into();
@@ -124,7 +129,12 @@ fn to_drop<T: Tables>(t: &T) -> bool {
 
 /// The service a packet is for, in IPVS's order: mark, exact, the FTP rule, port 0. Returns the port of its key.
 #[inline(always)]
-fn service<F: Ip, T: Tables>(t: &T, seen: &Seen<F>, question: &mut Question) -> Option<Port> {
+fn service<F: Ip, T: Tables>(
+    t: &T,
+    seen: &Seen<F>,
+    question: &mut Question,
+    recent: &mut Recent,
+) -> Option<Port> {
     const FTP: Port = Port::new(21);
     const FTP_DATA: u16 = 20;
     let settings = t.settings();
@@ -132,24 +142,19 @@ fn service<F: Ip, T: Tables>(t: &T, seen: &Seen<F>, question: &mut Question) -> 
     question.mark = 0;
     if settings.marks.load() != 0 {
         let mark = mark::of(t, seen);
-        if mark != 0
-            && let Some(service) = t.service(&ServiceKey::mark(F::FAMILY, mark))
-        {
-            cell::copy(service, &mut question.service);
+        if mark != 0 && recent.service(t, &ServiceKey::mark(F::FAMILY, mark), &mut question.service) {
             question.mark = mark;
             return Some(Port::ZERO);
         }
     }
     let mut key = ServiceKey::addr(F::FAMILY, seen.proto, seen.dst.wide(), seen.dport);
-    if let Some(service) = t.service(&key) {
-        cell::copy(service, &mut question.service);
+    if recent.service(t, &key, &mut question.service) {
         return Some(key.port);
     }
     let port = seen.dport.host();
     if seen.proto == Proto::TCP && settings.ftp.load() != 0 && (port == FTP_DATA || port >= 1024) {
         key.port = FTP;
-        if let Some(service) = t.service(&key) {
-            cell::copy(service, &mut question.service);
+        if recent.service(t, &key, &mut question.service) {
             return Some(key.port);
         }
     }
@@ -157,8 +162,7 @@ fn service<F: Ip, T: Tables>(t: &T, seen: &Seen<F>, question: &mut Question) -> 
         return None;
     }
     key.port = Port::ZERO;
-    cell::copy(t.service(&key)?, &mut question.service);
-    Some(key.port)
+    recent.service(t, &key, &mut question.service).then_some(key.port)
 }
 
 /// Asks the scheduler.

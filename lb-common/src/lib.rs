@@ -6,6 +6,7 @@
 //! | [`parse`], [`wire`], [`packet`] | from bytes to what the pass needs to know; headers; the trait over a frame |
 //! | [`ip`] | IPv4 and IPv6 behind one trait |
 //! | [`admit`], [`persist`] | a packet without a connection: service, template, scheduler, new entry |
+//! | [`recent`] | services found lately, by each CPU for itself |
 //! | [`conn_out`], [`servers`] | connections that servers begin; dests by their address |
 //! | [`text`], [`sip`] | payloads read as text; the Call-ID of persistence engine sip |
 //! | [`ftp`] | FTP under NAT: control connections are read, data connections follow them |
@@ -69,6 +70,7 @@ pub mod persist;
 pub mod pipeline;
 pub mod probe;
 pub mod reason;
+pub mod recent;
 pub mod related;
 pub mod request;
 pub mod sched;

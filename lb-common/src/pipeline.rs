@@ -25,6 +25,7 @@ use crate::packet::Packet;
 use crate::parse::{self, Fragment, Link, Seen};
 use crate::probe;
 use crate::reason::{Reason, Stage, Verdict};
+use crate::recent::Recent;
 use crate::related;
 use crate::sip::Call;
 use crate::state::{self, sctp::SctpState, tcp::TcpState};
@@ -65,6 +66,8 @@ pub struct Workspace {
     pub v6: Work<V6>,
     /// What the scheduler is asked.
     pub question: Question,
+    /// Services found lately.
+    pub recent: Recent,
     /// What is left to do for the packet at hand, by [`crate::slow`] or [`crate::upkeep`].
     pub rest: Step,
     /// The packet's family: an `AF_` number.
@@ -283,9 +286,9 @@ pub fn ipv6<P: Packet, T: Tables>(p: &mut P, t: &T, space: &mut Workspace) -> Ve
 #[inline(always)]
 pub fn newcomer<P: Packet, T: Tables>(p: &mut P, t: &T, space: &mut Workspace) -> Verdict {
     let step = if space.family == V4::FAMILY as u32 {
-        stages::<V4, P, T>(p, t, &mut space.v4, &mut space.question)
+        stages::<V4, P, T>(p, t, &mut space.v4, &mut space.question, &mut space.recent)
     } else {
-        stages::<V6, P, T>(p, t, &mut space.v6, &mut space.question)
+        stages::<V6, P, T>(p, t, &mut space.v6, &mut space.question, &mut space.recent)
     };
     settle(step, space)
 }
@@ -309,11 +312,12 @@ fn stages<F: Ip, P: Packet, T: Tables>(
     t: &T,
     work: &mut Work<F>,
     question: &mut Question,
+    recent: &mut Recent,
 ) -> Step {
     if probe::concerns(t, &work.seen) {
         return Verdict::from(Stage::Probe).into();
     }
-    let mut step = t.lookup(work, question);
+    let mut step = t.lookup(work, question, recent);
     // A known address need not be a service's, nor the balancer's at all.
     if step == Reason::NoService.into() && t.known(filter_bit(F::FAMILY, work.seen.src.mixed())) {
         return of_server(t, Reason::NoService).into();

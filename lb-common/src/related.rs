@@ -18,6 +18,7 @@ use crate::packet::Packet;
 use crate::parse::{self, Fragment, Seen};
 use crate::pipeline::{Step, Work};
 use crate::reason::{Reason, Verdict};
+use crate::recent::Recent;
 use crate::state::Event;
 use crate::table::{self, Hit, Wanted};
 use crate::tables::{Direction, Tables};
@@ -107,8 +108,13 @@ fn imagine<F: Ip, T: Tables>(t: &T, work: &mut Work<F>) {
 /// sysctl schedule_icmp: the error starts the connection it is about, as far as rules and scheduler allow it. Leads to
 /// [`forward_new`].
 #[inline(always)]
-pub fn schedule<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, question: &mut Question) -> Step {
-    let mut step = t.lookup(work, question);
+pub fn schedule<F: Ip, T: Tables>(
+    t: &T,
+    work: &mut Work<F>,
+    question: &mut Question,
+    recent: &mut Recent,
+) -> Step {
+    let mut step = t.lookup(work, question, recent);
     if step.is(Step::CALL) {
         return Reason::NoCallId.into();
     }

@@ -24,7 +24,7 @@ pub mod flags {
 ///
 /// An address service has `mark` 0. A mark service has its mark (host order), protocol, address and port zero.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ServiceKey {
     /// Virtual address.
     pub addr: Addr,
@@ -43,6 +43,13 @@ impl ServiceKey {
     #[inline(always)]
     pub const fn addr(family: Family, proto: Proto, addr: Addr, port: Port) -> Self {
         Self { mark: 0, addr, port, proto, family: family as u8 }
+    }
+    /// Its bits, mixed: the low ones tell many services' keys apart.
+    #[inline(always)]
+    pub const fn mix(&self) -> u32 {
+        let mixed =
+            (self.addr.fold() ^ self.mark ^ (self.port.wire() as u32) << 16).wrapping_mul(0x9E37_79B1);
+        mixed >> 24
     }
     /// The key of a mark service.
     #[inline(always)]

@@ -99,10 +99,12 @@ pub struct Settings {
     pub local_clients: Cell32,
     /// Services with a persistence engine: a server's packet that answers nothing may begin a connection.
     pub engines: Cell32,
+    /// Odd while services change: see [`crate::recent`].
+    pub services_change: Cell32,
     /// Key of the connection table's hash.
     pub table_key: TableKey,
     /// The control side's own.
-    pub spare: [Cell32; 41],
+    pub spare: [Cell32; 40],
 }
 
 const _: () = assert!(core::mem::size_of::<Settings>() == 640);
@@ -158,8 +160,9 @@ impl Settings {
             probers: Cell32::new(0),
             local_clients: Cell32::new(0),
             engines: Cell32::new(0),
+            services_change: Cell32::new(0),
             table_key: TableKey::new(),
-            spare: [const { Cell32::new(0) }; 41],
+            spare: [const { Cell32::new(0) }; 40],
         }
     }
 }
@@ -200,6 +203,17 @@ impl Settings {
             Family::V4 => self.services_v4.load(),
             Family::V6 => self.services_v6.load(),
         }
+    }
+
+    /// Services are about to change, or were when somebody was killed.
+    pub fn services_change(&self) {
+        let change = self.services_change.load();
+        self.services_change.swap(change | 1);
+    }
+    /// They have changed.
+    pub fn services_changed(&self) {
+        let change = self.services_change.load();
+        self.services_change.swap((change | 1).wrapping_add(1));
     }
 
     /// Seconds in ticks.

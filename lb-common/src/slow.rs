@@ -14,6 +14,7 @@ use crate::packet::Packet;
 use crate::pipeline::{Step, Work, Workspace};
 use crate::probe;
 use crate::reason::{Reason, Verdict};
+use crate::recent::Recent;
 use crate::related;
 use crate::servers;
 use crate::state;
@@ -24,9 +25,9 @@ use crate::wire::tcp_flags;
 #[inline(always)]
 pub fn process<P: Packet, T: Tables>(p: &mut P, t: &T, space: &mut Workspace) -> Verdict {
     if space.family == Family::V4 as u32 {
-        finish::<V4, P, T>(p, t, &mut space.v4, &mut space.question, space.rest)
+        finish::<V4, P, T>(p, t, &mut space.v4, &mut space.question, &mut space.recent, space.rest)
     } else {
-        finish::<V6, P, T>(p, t, &mut space.v6, &mut space.question, space.rest)
+        finish::<V6, P, T>(p, t, &mut space.v6, &mut space.question, &mut space.recent, space.rest)
     }
 }
 
@@ -36,6 +37,7 @@ fn finish<F: Ip, P: Packet, T: Tables>(
     t: &T,
     work: &mut Work<F>,
     question: &mut Question,
+    recent: &mut Recent,
     rest: Step,
 ) -> Verdict {
     let mut step = rest;
@@ -45,7 +47,7 @@ fn finish<F: Ip, P: Packet, T: Tables>(
         step = control(p, t, work, step.word(), step.is_from_server());
     }
     if step.is(Step::ADMIT) {
-        step = related::schedule(t, work, question);
+        step = related::schedule(t, work, question, recent);
         if step.is(Step::REQUEST) || step.is(Step::STRAY) {
             step = related::forward_new(p, t, work, step.word(), step.is(Step::STRAY));
         }

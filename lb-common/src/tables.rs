@@ -20,6 +20,7 @@ use crate::persist;
 use crate::pipeline::{Step, Work};
 use crate::probe::{Probe, ProbeKey};
 use crate::reason::Reason;
+use crate::recent::Recent;
 use crate::sched::{CacheKey, Cached, tree};
 use crate::service::{SchedState, Service, ServiceKey};
 use crate::settings::Settings;
@@ -35,7 +36,7 @@ pub const LOOPBACK: u32 = 1;
 pub const FILTER_BITS: u32 = 16;
 
 /// Layout version of all maps together. A binary never reads maps of another version as its own.
-pub const LAYOUT: u32 = 12;
+pub const LAYOUT: u32 = 13;
 
 /// The way asked for.
 #[repr(C, align(8))]
@@ -231,11 +232,11 @@ pub trait Tables {
 
     /// [`admit::lookup`], which may have gone on to [`admit::pick`]. These are functions of their own in the kernel program,
     /// each verified once.
-    fn lookup<F: Ip>(&self, work: &mut Work<F>, question: &mut Question) -> Step
+    fn lookup<F: Ip>(&self, work: &mut Work<F>, question: &mut Question, recent: &mut Recent) -> Step
     where
         Self: Sized,
     {
-        admit::lookup(self, work, question)
+        admit::lookup(self, work, question, recent)
     }
     /// [`persist::by_call`].
     fn call<F: Ip, P: Packet>(&self, p: &P, work: &mut Work<F>, question: &mut Question) -> Step

@@ -36,7 +36,7 @@ fn with_scratch(ask: impl FnOnce(&Kernel, &mut Scratch) -> u64) -> u64 {
 #[inline(never)]
 pub extern "C" fn lb_lookup4() -> u64 {
     with_scratch(|t, s| {
-        let step = admit::lookup(t, &mut s.work.v4, &mut s.work.question);
+        let step = admit::lookup(t, &mut s.work.v4, &mut s.work.question, &mut s.work.recent);
         if step.is_pick() { admit::pick(t, &s.work.question).0 } else { step.0 }
     })
 }
@@ -45,7 +45,7 @@ pub extern "C" fn lb_lookup4() -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn lb_lookup6() -> u64 {
-    with_scratch(|t, s| admit::lookup(t, &mut s.work.v6, &mut s.work.question).0)
+    with_scratch(|t, s| admit::lookup(t, &mut s.work.v6, &mut s.work.question, &mut s.work.recent).0)
 }
 
 /// [`persist::by_call`], IPv4.

@@ -21,6 +21,7 @@ use lb_common::packet::Packet;
 use lb_common::pipeline::{Step, Work};
 use lb_common::probe::{Probe, ProbeKey};
 use lb_common::reason::Reason;
+use lb_common::recent::Recent;
 use lb_common::sched::{CacheKey, Cached};
 use lb_common::service::{SchedState, Service, ServiceKey};
 use lb_common::settings::Settings;
@@ -342,7 +343,7 @@ impl<const DESK: u32> Tables for At<DESK> {
     }
     // The work and the question are in this CPU's scratch memory; the functions find them there themselves.
     #[inline(always)]
-    fn lookup<F: Ip>(&self, _: &mut Work<F>, _: &mut Question) -> Step {
+    fn lookup<F: Ip>(&self, _: &mut Work<F>, _: &mut Question, _: &mut Recent) -> Step {
         Step(match F::FAMILY {
             Family::V4 => lb_lookup4(),
             Family::V6 => lb_lookup6(),

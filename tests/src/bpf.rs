@@ -506,6 +506,7 @@ impl Engine for Program {
 
     fn reset(&mut self) -> Result<()> {
         let maps = &self.maps;
+        let change = maps.settings().services_change.load();
         for map in [&maps.filter, &maps.sched, &maps.dests, &maps.conns4, &maps.conns6, &maps.settings] {
             map.clear();
         }
@@ -516,6 +517,9 @@ impl Engine for Program {
         HASHES.iter().try_for_each(|name| empty(maps.other(name)?))?;
         maps.settings().set_defaults(HZ);
         maps.settings().table_key.set(&lb_common::host::TABLE_KEY);
+        // What the program remembers of services outlives them.
+        maps.settings().services_change.store(change);
+        maps.settings().services_changed();
         drop(services);
         for dest in 0..16 {
             let now = self.raw_counters(dest)?;

@@ -35,16 +35,19 @@ pub const TABLE_KEY: [u8; 32] = [
 
 /// Takes a frame through the pass and counts its reason.
 pub fn run(tables: &HostTables, frame: &mut SliceFrame) -> Verdict {
-    let mut space = pipeline::Workspace::default();
-    let mut verdict = pipeline::process(frame, tables, &mut space);
+    tables.working(|space| stages(tables, frame, space))
+}
+
+fn stages(tables: &HostTables, frame: &mut SliceFrame, space: &mut pipeline::Workspace) -> Verdict {
+    let mut verdict = pipeline::process(frame, tables, space);
     while let Some(stage) = verdict.stage() {
         verdict = match stage {
-            Stage::Ipv6 => pipeline::ipv6(frame, tables, &mut space),
-            Stage::New => pipeline::newcomer(frame, tables, &mut space),
-            Stage::Slow => slow::process(frame, tables, &mut space),
-            Stage::Wait => fragments::process(frame, tables, &mut space),
-            Stage::Upkeep => upkeep::process(frame, tables, &mut space),
-            Stage::Probe => probe::process(frame, tables, &mut space),
+            Stage::Ipv6 => pipeline::ipv6(frame, tables, space),
+            Stage::New => pipeline::newcomer(frame, tables, space),
+            Stage::Slow => slow::process(frame, tables, space),
+            Stage::Wait => fragments::process(frame, tables, space),
+            Stage::Upkeep => upkeep::process(frame, tables, space),
+            Stage::Probe => probe::process(frame, tables, space),
         };
     }
     tables.count_reason(verdict.counter());
@@ -57,7 +60,7 @@ pub fn send(tables: &HostTables, frame: &mut SliceFrame) -> Verdict {
     if !output::wanted(tables) {
         return Reason::NotOurs.into();
     }
-    let verdict = output::process(frame, tables, &mut pipeline::Workspace::default());
+    let verdict = tables.working(|space| output::process(frame, tables, space));
     if output::counts(verdict) {
         tables.count_reason(verdict.counter());
     }

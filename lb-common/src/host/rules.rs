@@ -146,7 +146,7 @@ impl Rules {
     pub fn delete_service<M: Memory>(&mut self, m: &M, slot: u32) {
         let Some(row) = self.rows.get_mut(slot as usize).and_then(Option::take) else { return };
         row.list.iter().for_each(|number| mark_deleted(m, *number));
-        m.put_service(&row.key, None);
+        replace(m, &row.key, None);
         self.count_services(m);
     }
 
@@ -258,7 +258,7 @@ impl Rules {
             table_len: table.len() as u32,
             ..row.value
         };
-        m.put_service(&row.key, Some(&row.value));
+        replace(m, &row.key, Some(&row.value));
         plant(m, row);
         self.lists += words;
     }
@@ -276,6 +276,13 @@ impl Rules {
         let engines = self.rows.iter().flatten().filter(|row| row.value.engine != 0).count();
         settings.engines.store(engines as u32);
     }
+}
+
+/// Puts a service in the place of what is there, and makes CPUs forget that.
+fn replace<M: Memory>(m: &M, key: &ServiceKey, service: Option<&Service>) {
+    m.settings().services_change();
+    m.put_service(key, service);
+    m.settings().services_changed();
 }
 
 fn dest<M: Memory>(m: &M, number: u32) -> &Dest {

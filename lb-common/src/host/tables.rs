@@ -20,6 +20,7 @@ use crate::ip::{Address, Ip};
 use crate::local::{Other, Peer};
 use crate::mark::{self, MarkRule};
 use crate::packet::Packet;
+use crate::pipeline::Workspace;
 use crate::probe::{Probe, ProbeKey};
 use crate::reason::{self, Reason};
 use crate::sched::{CacheKey, Cached};
@@ -163,6 +164,8 @@ pub struct HostTables {
     waiting: Mutex<HashMap<FragKey, Waiting>>,
     held: Mutex<HashSet<HeldKey>>,
     probes: HashMap<ProbeKey, Probe>,
+    /// What threads work on, of those that are not at work: as left, like a CPU's in the kernel.
+    spaces: Mutex<Vec<Workspace>>,
     routes: RwLock<Vec<Route>>,
     clock: Cell32,
     dice: Cell32,
@@ -180,6 +183,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl HostTables {
+    /// Lends a thread what it works on.
+    pub(super) fn working<R>(&self, work: impl FnOnce(&mut Workspace) -> R) -> R {
+        let mut space = lock(&self.spaces).pop().unwrap_or_default();
+        let result = work(&mut space);
+        lock(&self.spaces).push(space);
+        result
+    }
+
     /// Gives a socket a dest, as a hook of its system calls would.
     pub fn give(&self, real: Peer, named: Other) {
         lock(&self.peers).insert(real, named);
@@ -220,6 +231,7 @@ impl HostTables {
             waiting: Mutex::new(HashMap::new()),
             held: Mutex::new(HashSet::new()),
             probes: HashMap::new(),
+            spaces: Mutex::new(Vec::new()),
             routes: RwLock::new(Vec::new()),
             clock: Cell32::new(1_000_000),
             dice: Cell32::new(1),

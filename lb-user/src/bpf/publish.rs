@@ -37,8 +37,10 @@ impl Change {
         let mut old = Vec::new();
         let mut changed: Vec<Row> = self.table.rows.values().filter(|row| row.changed).cloned().collect();
         self.place_all(&mut changed, &mut old)?;
+        self.rules.settings()?.services_change();
         self.remove_services()?;
         self.put_services(&changed)?;
+        self.rules.settings()?.services_changed();
         changed.iter().filter(|row| row.relist).for_each(|row| trees::plant(&self.rules, row));
         self.count_services()?;
         self.put_marks()?;
