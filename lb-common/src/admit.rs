@@ -179,9 +179,14 @@ pub fn pick<T: Tables>(t: &T, question: &Question) -> Step {
     }
 }
 
+/// Of what [`open`] is told: the packet at hand is the client's, and about to be forwarded. Its connection begins with it
+/// counted, and where it goes need not be read from there again.
+pub const AT_HAND: u32 = 1 << 30;
+
 /// Makes the connection to dest `number`, for a persistent service through the client's template and to its dest.
 #[inline(always)]
 pub fn open<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, question: &Question, number: u32) -> Step {
+    let (at_hand, number) = (number & AT_HAND != 0, number & !AT_HAND);
     if number & ftp::DATA != 0 {
         return ftp::adopt(t, work);
     }
@@ -198,7 +203,22 @@ pub fn open<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, question: &Question, nu
         t.count_conn(number);
         return stray(t, work, number, keep_port);
     }
-    match connect(t, work, number, keep_port, control).slot() {
+    let Some(dest) = t.dest(number) else { return Reason::Internal.into() };
+    let mut birth = birth(t, &work.seen, number, dest, keep_port || dest.port().is_zero());
+    if control.template != Control::NONE.template {
+        birth.dest |= bound::CONTROLLED;
+    }
+    if at_hand {
+        birth.packets += 1;
+    }
+    let inserted = t.insert_newcomer(&work.wanted, work.place, birth, control);
+    if inserted.is_new() {
+        t.count_conn(number);
+        if at_hand {
+            return Step::bound(birth.dest);
+        }
+    }
+    match inserted.slot() {
         Ok(slot) => Step::request(slot),
         Err(reason) if reason == Reason::TableFull as u32 => without_entry(t, work, question, number),
         Err(reason) => Step(reason as u64),
@@ -210,7 +230,7 @@ pub fn open<F: Ip, T: Tables>(t: &T, work: &mut Work<F>, question: &Question, nu
 fn stray<F: Ip, T: Tables>(t: &T, work: &Work<F>, number: u32, keep_port: bool) -> Step {
     let Some(dest) = t.dest(number) else { return Reason::Internal.into() };
     let birth = birth(t, &work.seen, number, dest, keep_port || dest.port().is_zero());
-    Step::stray(birth.dest | bound::NO_ENTRY)
+    Step::bound(birth.dest | bound::NO_ENTRY)
 }
 
 /// No room for the entry. A scheduler that decides by the packet alone will decide the same for the next one, so the
@@ -242,28 +262,7 @@ pub fn bypass<F: Ip, T: Tables>(t: &T, work: &Work<F>) -> Inserted {
     t.insert(&work.wanted, work.place, birth, Control::NONE)
 }
 
-/// Makes the entry of a connection. `keep_port`: the dest is addressed on the packet's own port. `control`: the template
-/// it is made through, or [`Control::NONE`].
-#[inline(always)]
-pub fn connect<F: Ip, T: Tables>(
-    t: &T,
-    work: &Work<F>,
-    number: u32,
-    keep_port: bool,
-    control: Control,
-) -> Inserted {
-    let Some(dest) = t.dest(number) else { return Inserted(Reason::Internal as u64) };
-    let mut birth = birth(t, &work.seen, number, dest, keep_port || dest.port().is_zero());
-    if control.template != Control::NONE.template {
-        birth.dest |= bound::CONTROLLED;
-    }
-    let inserted = t.insert_newcomer(&work.wanted, work.place, birth, control);
-    if inserted.is_new() {
-        t.count_conn(number);
-    }
-    inserted
-}
-
+/// What the entry of a connection starts as. `keep_port`: the dest is addressed on the packet's own port.
 #[inline(always)]
 pub(crate) fn birth<F: Ip, T: Tables>(
     t: &T,

@@ -47,7 +47,7 @@ pub fn begin<F: Ip, P: Packet, T: Tables>(
     if called.is(Step::PICK) || called.is(Step::OPEN_TO) {
         persist::insist(t, work, number);
         let opened = make(t, work, question, number);
-        if opened.is(Step::REQUEST) || opened.is(Step::STRAY) {
+        if opened.is(Step::REQUEST) || opened.is(Step::BOUND) {
             return send(p, t, work, opened);
         }
     }
@@ -117,7 +117,7 @@ fn succeed<F: Ip, T: Tables>(t: &T, work: &Work<F>) -> bool {
 /// The packet leaves, as an answer would.
 #[inline(always)]
 fn send<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &Work<F>, opened: Step) -> Step {
-    let why = enter(t, work, opened.word(), opened.is(Step::STRAY));
+    let why = enter(t, work, opened.word(), opened.is(Step::BOUND));
     if why != 0 {
         return Step(why as u64);
     }
@@ -126,9 +126,9 @@ fn send<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &Work<F>, opened: S
 
 /// Counts it as its server's. 0, or the number of the reason why its connection is gone again.
 #[inline(never)]
-fn enter<F: Ip, T: Tables>(t: &T, work: &Work<F>, word: u32, stray: bool) -> u32 {
+fn enter<F: Ip, T: Tables>(t: &T, work: &Work<F>, word: u32, bound: bool) -> u32 {
     let packet = &work.quote;
-    if stray {
+    if bound {
         account::count(t, word & bound::DEST, Direction::Out, packet.len);
         persist::assure(t, work);
         return 0;

@@ -14,7 +14,7 @@
 
 use crate::account;
 use crate::addr::Proto;
-use crate::admit::Question;
+use crate::admit::{self, Question};
 use crate::conn::{bound, ctl};
 use crate::dest::Dest;
 use crate::flow::Flow;
@@ -88,7 +88,7 @@ impl Step {
     pub(crate) const ANSWER: u64 = Self::OPEN | 3 << 58;
     pub(crate) const PICK: u64 = Self::OPEN | 4 << 58;
     pub(crate) const OPEN_TO: u64 = Self::OPEN | 5 << 58;
-    pub(crate) const STRAY: u64 = Self::OPEN | 6 << 58;
+    pub(crate) const BOUND: u64 = Self::OPEN | 6 << 58;
     pub(crate) const CALL: u64 = Self::OPEN | 7 << 58;
     pub(crate) const LEAVE: u64 = Self::OPEN | 8 << 58;
     pub(crate) const BYPASS: u64 = Self::OPEN | 9 << 58;
@@ -106,15 +106,16 @@ impl Step {
     pub const fn related() -> Self {
         Self(Self::RELATED)
     }
-    /// A client's packet of the connection just made in this slot is to be forwarded.
+    /// A client's packet of the new connection in this slot is to be counted and forwarded.
     #[inline(always)]
     pub const fn request(slot: u32) -> Self {
         Self(Self::REQUEST | slot as u64)
     }
-    /// A client's packet is to be forwarded by this [`bound`] word, without a connection.
+    /// A client's packet is to be forwarded by this [`bound`] word: that of the connection just made, which it is counted
+    /// for, or of none.
     #[inline(always)]
-    pub const fn stray(bound: u32) -> Self {
-        Self(Self::STRAY | bound as u64)
+    pub const fn bound(bound: u32) -> Self {
+        Self(Self::BOUND | bound as u64)
     }
     /// A client's packet has no connection.
     #[inline(always)]
@@ -329,10 +330,10 @@ fn stages<F: Ip, P: Packet, T: Tables>(
         step = t.pick(question);
     }
     if step.is(Step::OPEN_TO) {
-        step = t.open(work, question, step.word());
+        step = t.open(work, question, step.word() | admit::AT_HAND);
     }
-    if step.is(Step::REQUEST) || step.is(Step::STRAY) {
-        return forward::newcomer(p, t, &work.seen, step.word(), step.is(Step::STRAY));
+    if step.is(Step::REQUEST) || step.is(Step::BOUND) {
+        return forward::newcomer(p, t, &work.seen, step.word(), step.is(Step::BOUND));
     }
     step
 }

@@ -139,10 +139,10 @@ pub fn forward_new<F: Ip, P: Packet, T: Tables>(
     t: &T,
     work: &mut Work<F>,
     word: u32,
-    stray: bool,
+    is_bound: bool,
 ) -> Step {
     work.seen = work.error;
-    let bound = if stray {
+    let bound = if is_bound {
         word
     } else {
         match table::hit_at::<F, T>(t, word) {

@@ -48,8 +48,8 @@ fn finish<F: Ip, P: Packet, T: Tables>(
     }
     if step.is(Step::ADMIT) {
         step = related::schedule(t, work, question, recent);
-        if step.is(Step::REQUEST) || step.is(Step::STRAY) {
-            step = related::forward_new(p, t, work, step.word(), step.is(Step::STRAY));
+        if step.is(Step::REQUEST) || step.is(Step::BOUND) {
+            step = related::forward_new(p, t, work, step.word(), step.is(Step::BOUND));
         }
     }
     if step.is(Step::UNEXPECTED) {

@@ -31,17 +31,17 @@ pub fn request<F: Ip, P: Packet, T: Tables>(
     to_server(p, t, seen, hit.dest, dest)
 }
 
-/// A newcomer's packet goes to the dest chosen. `word`: the slot of the connection made for it, or for a `stray` that has
-/// none, a [`bound`] word.
+/// A newcomer's packet goes to the dest chosen. `word`: the [`bound`] word of the connection made for it, or of none; if not
+/// `is_bound`, the slot of a connection that it is counted for here.
 #[inline(never)]
 pub fn newcomer<F: Ip, P: Packet, T: Tables>(
     p: &mut P,
     t: &T,
     seen: &Seen<F>,
     word: u32,
-    stray: bool,
+    is_bound: bool,
 ) -> Step {
-    match if stray { Ok(word) } else { first_packet::<F, T>(t, seen, word) } {
+    match if is_bound { Ok(word) } else { first_packet::<F, T>(t, seen, word) } {
         Ok(bound) => match t.dest(bound & bound::DEST) {
             Some(dest) => to_server(p, t, seen, bound, dest).into(),
             None => Reason::Internal.into(),
@@ -50,7 +50,7 @@ pub fn newcomer<F: Ip, P: Packet, T: Tables>(
     }
 }
 
-/// The [`bound`] word of the connection just made. It may have had to make way on another CPU since: then the packet is
+/// The [`bound`] word of a new connection. It may have had to make way on another CPU since: then the packet is
 /// not for what stands there now.
 #[inline(always)]
 fn first_packet<F: Ip, T: Tables>(t: &T, seen: &Seen<F>, slot: u32) -> Result<u32, Reason> {
