@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// From one datagram to the next: what gaps are measured to.
 const PERIOD: Duration = Duration::from_millis(2);
 /// What has not come back after this is lost.
-const GRACE: Duration = Duration::from_millis(500);
+const GRACE: Duration = Duration::from_secs(2);
 
 /// Numbered datagrams from one socket to an [`Echo`](super::Echo).
 #[derive(Debug)]
@@ -93,18 +93,41 @@ impl Pulse {
 
     /// What became of those sent until now; begins anew.
     pub fn look(&self) -> Beat {
-        let sent = self.shared.seen().next;
-        let asked = Instant::now();
-        while asked.elapsed() < GRACE && self.shared.seen().missing.first().is_some_and(|first| *first < sent)
-        {
-            thread::sleep(PERIOD);
-        }
+        let sent = self.sent();
+        wait_for(&[(self, sent)]);
+        self.close(sent)
+    }
+
+    /// The same of several, all at the same moment.
+    pub fn look_at<const N: usize>(pulses: &[Self; N]) -> [Beat; N] {
+        let marks = pulses.each_ref().map(|pulse| (pulse, pulse.sent()));
+        wait_for(&marks);
+        marks.map(|(pulse, sent)| pulse.close(sent))
+    }
+
+    fn sent(&self) -> u64 {
+        self.shared.seen().next
+    }
+
+    fn waits(&self, sent: u64) -> bool {
+        self.shared.seen().missing.first().is_some_and(|first| *first < sent)
+    }
+
+    fn close(&self, sent: u64) -> Beat {
         let mut seen = self.shared.seen();
         let later = seen.missing.split_off(&sent);
         let lost = std::mem::replace(&mut seen.missing, later).len() as u64;
         let open = seen.last_answer.elapsed();
         let beat = std::mem::take(&mut seen.beat);
         Beat { lost, silence: beat.silence.max(open), ..beat }
+    }
+}
+
+/// Until all that were sent before have been answered, or will not be.
+fn wait_for(marks: &[(&Pulse, u64)]) {
+    let asked = Instant::now();
+    while asked.elapsed() < GRACE && marks.iter().any(|(pulse, sent)| pulse.waits(*sent)) {
+        thread::sleep(PERIOD);
     }
 }
 

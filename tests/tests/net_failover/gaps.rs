@@ -37,8 +37,8 @@ impl<'m> Gaps<'m> {
 
     /// Prints what became of those sent since the last time.
     pub fn print(&self, when: &str) {
-        for (pulse, family) in self.pulses.iter().zip(["IPv4", "IPv6"]) {
-            println!("{}, {family}, {when}: {}", self.method, pulse.look());
+        for (beat, family) in Pulse::look_at(&self.pulses).iter().zip(["IPv4", "IPv6"]) {
+            println!("{}, {family}, {when}: {beat}", self.method);
         }
     }
 }
