@@ -294,7 +294,7 @@ pub fn server(family: Family, number: u32) -> Addr {
 }
 
 /// How many of them are known.
-const NUMBERED: u32 = 256;
+const NUMBERED: u32 = 1024;
 
 fn tunnel_end(family: Family, number: u32) -> IpAddr {
     match family {
