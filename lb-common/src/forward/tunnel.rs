@@ -27,6 +27,9 @@ pub(crate) struct Shell {
 }
 
 impl Shell {
+    /// IP in IP.
+    const NONE: Self = Self { kind: TunType::Ipip as u8, summed: false, port: Port::ZERO };
+
     #[inline(always)]
     fn of(dest: &Dest) -> Self {
         Self::new(dest.tunnel())
@@ -67,6 +70,16 @@ impl Shape {
     #[inline(always)]
     pub fn of(dest: &Dest) -> Self {
         Self { shell: Shell::of(dest), v4: dest.family() == Family::V4 as u8 }
+    }
+    /// The plainest: an outer header of the packet's own family, nothing behind it.
+    #[inline(always)]
+    pub fn plain<F: Ip>() -> Self {
+        Self { shell: Shell::NONE, v4: F::FAMILY == Family::V4 }
+    }
+    /// Do both come to the same?
+    #[inline(always)]
+    pub const fn is(self, other: Self) -> bool {
+        self.shell.kind == other.shell.kind && self.v4 == other.v4
     }
     #[inline(always)]
     const fn outer(self) -> u32 {
