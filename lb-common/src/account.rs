@@ -2,7 +2,7 @@
 //!
 //! Whoever changes a connection's control word by compare-and-exchange, and only the winner, calls one of these: so
 //! the counts equal the entries at any quiet moment. After that, and where its stack has room for it, it calls
-//! [`changed`].
+//! [`changed`], or after a connection has begun [`began`].
 
 use crate::dest::Dest;
 use crate::tables::{Direction, Tables};
@@ -64,5 +64,14 @@ pub fn changed<T: Tables>(t: &T, dest: &Dest) {
     let record = dest.record.load();
     if record != 0 {
         t.tree_touch(record);
+    }
+}
+
+/// As [`changed`], for the counts a new connection has moved.
+#[inline(always)]
+pub fn began<T: Tables>(t: &T, dest: &Dest) {
+    let record = dest.record.load();
+    if record != 0 {
+        t.tree_play(record);
     }
 }

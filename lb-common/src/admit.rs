@@ -331,7 +331,7 @@ impl<T: Tables> View for ServiceView<'_, T> {
         if self.service.table_len == 0 {
             return tree::ABSENT;
         }
-        self.tables.tree_winner(self.service.table, self.service.scheduler as u32)
+        self.tables.tree_winner(self.service.table)
     }
     #[inline(always)]
     fn dest(&self, number: u32) -> Option<Candidate> {

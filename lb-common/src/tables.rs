@@ -36,7 +36,7 @@ pub const LOOPBACK: u32 = 1;
 pub const FILTER_BITS: u32 = 16;
 
 /// Layout version of all maps together. A binary never reads maps of another version as its own.
-pub const LAYOUT: u32 = 13;
+pub const LAYOUT: u32 = 14;
 
 /// The way asked for.
 #[repr(C, align(8))]
@@ -318,11 +318,11 @@ pub trait Tables {
         defence::thin_out::<F, Self>(self, bucket);
     }
     /// [`tree::winner`].
-    fn tree_winner(&self, base: u32, scheduler: u32) -> u32
+    fn tree_winner(&self, base: u32) -> u32
     where
         Self: Sized,
     {
-        tree::winner(self, base, scheduler)
+        tree::winner(self, base)
     }
     /// [`tree::climb`].
     fn tree_climb(&self, base: u32, leaf: u32)
@@ -330,6 +330,13 @@ pub trait Tables {
         Self: Sized,
     {
         tree::climb(self, base, leaf);
+    }
+    /// [`tree::play`].
+    fn tree_play(&self, record: u32)
+    where
+        Self: Sized,
+    {
+        tree::play(self, record);
     }
     /// [`tree::touch`].
     fn tree_touch(&self, record: u32)

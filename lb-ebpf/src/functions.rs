@@ -163,8 +163,8 @@ pub extern "C" fn lb_insert6() -> u64 {
 /// [`tree::winner`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn lb_tree_winner(base: u32, scheduler: u32) -> u64 {
-    with_tables(|t| tree::winner(t, base, scheduler) as u64)
+pub extern "C" fn lb_tree_winner(base: u32) -> u64 {
+    with_tables(|t| tree::winner(t, base) as u64)
 }
 
 /// [`tree::climb`].
@@ -173,6 +173,16 @@ pub extern "C" fn lb_tree_winner(base: u32, scheduler: u32) -> u64 {
 pub extern "C" fn lb_tree_climb(base: u32, leaf: u32) -> u64 {
     with_tables(|t| {
         tree::climb(t, base, leaf);
+        0
+    })
+}
+
+/// [`tree::play`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_tree_play(record: u32) -> u64 {
+    with_tables(|t| {
+        tree::play(t, record);
         0
     })
 }

@@ -35,7 +35,7 @@ use crate::fragments;
 use crate::functions::{
     lb_bury, lb_call4, lb_call6, lb_claim4, lb_claim6, lb_estimate, lb_insert4, lb_insert6, lb_lookup4,
     lb_lookup6, lb_open4, lb_open6, lb_pick, lb_retire4, lb_retire6, lb_thin_out4, lb_thin_out6,
-    lb_tree_climb, lb_tree_touch, lb_tree_winner,
+    lb_tree_climb, lb_tree_play, lb_tree_touch, lb_tree_winner,
 };
 use crate::maps::{
     CACHES, CALLS, CONNS4, CONNS6, CONTROLS, DESTS, FILTER, FRAGMENTS, HELD, LISTS, LOCAL_PEERS, MARKS,
@@ -420,12 +420,16 @@ impl<const DESK: u32> Tables for At<DESK> {
         };
     }
     #[inline(always)]
-    fn tree_winner(&self, base: u32, scheduler: u32) -> u32 {
-        lb_tree_winner(base, scheduler) as u32
+    fn tree_winner(&self, base: u32) -> u32 {
+        lb_tree_winner(base) as u32
     }
     #[inline(always)]
     fn tree_climb(&self, base: u32, leaf: u32) {
         lb_tree_climb(base, leaf);
+    }
+    #[inline(always)]
+    fn tree_play(&self, record: u32) {
+        lb_tree_play(record);
     }
     #[inline(always)]
     fn tree_touch(&self, record: u32) {

@@ -62,7 +62,7 @@ pub fn build(scheduler: Scheduler, dests: &[BuildDest], table: &mut [u32]) -> Re
         Scheduler::Dh => dh::build(dests, table),
         Scheduler::Sh => sh::build(dests, table),
         Scheduler::Mh => return mh::build(dests, table),
-        _ if !table.is_empty() => tree::build(dests, table),
+        _ if !table.is_empty() => tree::build(scheduler, dests, table),
         _ => {}
     }
     Ok(())

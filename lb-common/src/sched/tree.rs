@@ -1,25 +1,25 @@
 //! lc, wlc, sed and nq of many dests without a walk over all: a tournament.
 //!
 //! The dests of the list are the leaves of a binary tree; each inner node holds the better of its two children, so the
-//! root is the dest a walk would find. When a dest's counts change it is put in the tree's queue, unless it is there
-//! already ([`touch`]). A pick empties the queue first: each dest in it gets its new cost and plays its matches again
-//! upwards, until one ends as before ([`winner`]). So a pick costs what has changed since the last one, by the logarithm
-//! of the number of dests.
+//! root is the dest a walk would find. When a connection begins, its dest gets its new cost and plays its matches again
+//! upwards, until one ends as before ([`play`]). A dest whose counts change otherwise, or while another CPU is at the tree, is
+//! put in the tree's queue, unless it is there already ([`touch`]). A pick empties the queue first, each dest in it playing
+//! its matches ([`winner`]). So a pick costs what has changed since the last one, by the logarithm of the number of dests.
 //!
 //! The tree is a region of the `lists` map, in the place of other schedulers' tables, of `n` dests:
 //!
 //! | words | what |
 //! |---|---|
-//! | 0 | [`OPEN`], [`HELD`] by a pick, or [`CLOSED`] |
+//! | 0 | [`OPEN`], [`HELD`] by a CPU, or [`CLOSED`] |
 //! | 1, 2 | the queue's end, where dests are put in, and its beginning; both only ever grow |
 //! | 3, 4 | `n`; places of the queue less 1, a mask |
-//! | 5 | zero |
+//! | 5 | the scheduler's number |
 //! | 4 + 2k, for k from 1 to 2n - 1 | node k: cost, then weight (upper half) and place in the list. 1 is the root, 2k and 2k + 1 are k's children, n + i is the leaf of place i |
 //! | 4n + 4 + 2i | place i's record: dest number and [`QUEUED`], then the distance from word 0 to here |
 //! | 6n + 4 + i | the queue: a place plus 1; 0 = nothing yet |
 //!
 //! Who may change what: the queue's end, [`QUEUED`] and an empty place of the queue belong to whoever puts a dest in; all
-//! else to the pick that holds the tree. While one does, another CPU's takes the root as it is.
+//! else to who holds the tree. While one does, another CPU's pick takes the root as it is.
 //!
 //! A new tree is made with every dest in its queue, and closed: until the dests know their new records the service is
 //! walked. Then it is opened. Whoever is killed in between leaves a tree that nobody uses.
@@ -36,7 +36,7 @@ pub const WALKED: usize = 48;
 
 /// Word 0: at rest.
 pub const OPEN: u64 = 0;
-/// Word 0: a pick is changing the nodes.
+/// Word 0: a CPU is changing the nodes.
 pub const HELD: u64 = 1;
 /// Word 0: not in use yet.
 pub const CLOSED: u64 = 2;
@@ -54,6 +54,7 @@ const END: u32 = 1;
 const BEGINNING: u32 = 2;
 const COUNT: u32 = 3;
 const MASK: u32 = 4;
+const SCHEDULER: u32 = 5;
 const NODES: u32 = 4;
 
 #[inline(always)]
@@ -82,7 +83,7 @@ pub const fn record(base: u32, n: u32, place: u32) -> u32 {
 }
 
 /// Writes a new tree: closed, everything in the queue.
-pub fn build(dests: &[BuildDest], words: &mut [u32]) {
+pub fn build(scheduler: Scheduler, dests: &[BuildDest], words: &mut [u32]) {
     let n = dests.len() as u32;
     let places = dests.len().next_power_of_two() as u32;
     words.fill(0);
@@ -95,6 +96,7 @@ pub fn build(dests: &[BuildDest], words: &mut [u32]) {
     put(END, n);
     put(COUNT, n);
     put(MASK, places - 1);
+    put(SCHEDULER, scheduler as u32);
     for (dest, place) in dests.iter().zip(0..n) {
         let at = records(n) + 2 * place;
         put(at, dest.dest | QUEUED);
@@ -122,18 +124,42 @@ pub fn touch<T: Tables>(t: &T, record: u32) {
     }
 }
 
+/// As [`touch`], after a connection has begun: if nobody else is at the tree, the dest plays its matches at once. That costs
+/// less than queueing for the next pick, which then may find nothing to do.
+#[inline(always)]
+pub fn play<T: Tables>(t: &T, record: u32) {
+    let (Some(cell), Some(distance)) = (t.list_cell(record), t.list_cell(record.wrapping_add(1))) else {
+        return;
+    };
+    let word = cell.load() as u32;
+    if word & QUEUED != 0 {
+        return;
+    }
+    let distance = distance.load() as u32;
+    let tree = Tree { t, base: record.wrapping_sub(distance) };
+    let Some(lock) = tree.cell(0) else { return };
+    if !lock.compare_exchange(OPEN, HELD) {
+        return touch(t, record);
+    }
+    let n = tree.word(COUNT) as u32;
+    let place = distance.wrapping_sub(records(n)) / 2;
+    tree.cost(n, place, word, tree.word(SCHEDULER) as u32);
+    climb(t, tree.base, n.wrapping_add(place));
+    lock.swap(OPEN);
+}
+
 /// The dest a new connection goes to: its number plus 1, 0 if there is none; [`ABSENT`] while the tree is closed, or open
 /// and nobody has played its matches yet.
 /// `base`: its word 0.
 #[inline(always)]
-pub fn winner<T: Tables>(t: &T, base: u32, scheduler: u32) -> u32 {
+pub fn winner<T: Tables>(t: &T, base: u32) -> u32 {
     let tree = Tree { t, base };
     let Some(lock) = tree.cell(0) else { return ABSENT };
     if lock.load_acquire() == CLOSED {
         return ABSENT;
     }
-    if lock.compare_exchange(OPEN, HELD) {
-        tree.catch_up(scheduler);
+    if tree.word(END) != tree.word(BEGINNING) && lock.compare_exchange(OPEN, HELD) {
+        tree.catch_up();
         lock.swap(OPEN);
     }
     // The cost first: who plays the match writes it first.
@@ -238,12 +264,10 @@ impl<'a, T: Tables> Tree<'a, T> {
 
     /// Empties the queue.
     #[inline(always)]
-    fn catch_up(&self, scheduler: u32) {
+    fn catch_up(&self) {
         let from = self.word(BEGINNING);
         let waiting = self.word(END).wrapping_sub(from) as u32;
-        if waiting == 0 {
-            return;
-        }
+        let scheduler = self.word(SCHEDULER) as u32;
         let (n, mask) = (self.word(COUNT) as u32, self.word(MASK) as u32);
         let all = unknown_zero() + (waiting > n / 4) as u32;
         let mut drain =
@@ -287,6 +311,12 @@ impl<'a, T: Tables> Tree<'a, T> {
         let Some(record) = self.cell(records(n).wrapping_add(place.wrapping_mul(2))) else { return };
         let number = record.load() as u32 & !QUEUED;
         record.swap(number as u64);
+        self.cost(n, place, number, scheduler);
+    }
+
+    /// The leaf of dest `number`, as it is now.
+    #[inline(always)]
+    fn cost(&self, n: u32, place: u32, number: u32, scheduler: u32) {
         if let Some(dest) = self.t.dest(number) {
             self.set_node(n.wrapping_add(place), Node::of(dest, place, scheduler));
         }
@@ -394,7 +424,7 @@ mod tests {
             if active {
                 account::set_active(dest, true);
             }
-            account::changed(&self.tables, dest);
+            account::began(&self.tables, dest);
         }
         fn unbind(&self, number: u32, active: bool) {
             account::unbind(self.dest(number), active, 0);
@@ -422,7 +452,7 @@ mod tests {
             assert!(self.service.table_len != 0, "there is a tree");
             let lock = Memory::list(self.tables, self.service.table).unwrap();
             assert!(lock.load() != CLOSED, "it is open");
-            winner(self.tables, self.service.table, self.service.scheduler.into())
+            winner(self.tables, self.service.table)
         }
         fn dest(&self, dest: u32) -> Option<Candidate> {
             Some(Candidate::of(dest, Memory::dest(self.tables, dest)?))
@@ -563,7 +593,7 @@ mod tests {
         let world = World::new(Scheduler::Wlc, 50, |_| 1);
         let service = world.see(false).service;
         Memory::list(&world.tables, service.table).unwrap().store(CLOSED);
-        assert_eq!(winner(&world.tables, service.table, service.scheduler.into()), ABSENT);
+        assert_eq!(winner(&world.tables, service.table), ABSENT);
     }
 
     #[test]
@@ -571,11 +601,23 @@ mod tests {
         let world = World::new(Scheduler::Wlc, 50, |_| 1);
         let lock = Memory::list(&world.tables, world.see(false).service.table).unwrap();
         assert_eq!(world.pick(), Some(49));
-        world.bind(49, true);
         lock.store(HELD);
+        world.bind(49, true);
         assert_eq!(world.pick(), Some(49));
         lock.store(OPEN);
         assert_eq!(world.pick(), Some(48));
+    }
+
+    #[test]
+    fn a_connection_that_begins_leaves_nothing_for_the_next_pick() {
+        for scheduler in TREES {
+            let world = World::new(scheduler, 50, |_| 1);
+            assert_eq!(world.pick(), Some(49));
+            world.bind(49, true);
+            let tree = Tree { t: &world.tables, base: world.see(false).service.table };
+            assert_eq!(tree.word(END), tree.word(BEGINNING));
+            assert_eq!((tree.word(0), world.pick()), (OPEN, Some(48)));
+        }
     }
 
     #[test]
@@ -585,10 +627,10 @@ mod tests {
             let service = world.see(false).service;
             let lock = Memory::list(&world.tables, service.table).unwrap();
             lock.store(HELD);
-            assert_eq!(winner(&world.tables, service.table, service.scheduler.into()), ABSENT);
+            assert_eq!(winner(&world.tables, service.table), ABSENT);
             assert!(world.pick().is_some());
             lock.store(OPEN);
-            assert_ne!(winner(&world.tables, service.table, service.scheduler.into()), ABSENT);
+            assert_ne!(winner(&world.tables, service.table), ABSENT);
         }
     }
 
@@ -597,7 +639,7 @@ mod tests {
         for scheduler in TREES {
             let world = World::new(scheduler, 50, |_| 0);
             let service = world.see(false).service;
-            assert_eq!(winner(&world.tables, service.table, service.scheduler.into()), 0);
+            assert_eq!(winner(&world.tables, service.table), 0);
         }
     }
 

@@ -114,8 +114,11 @@ pub fn insert<F: Ip, T: Tables, const HOPEFUL: bool>(t: &T, new: &Insertion<F>) 
     // Not where the counts are changed: that has no stack left for a call.
     dest_changed(t, result.buried());
     let result = result.arrived();
-    if result.is_new() && new.birth.dest & bound::NO_DEST == 0 {
-        dest_changed(t, (new.birth.dest & bound::DEST).wrapping_add(1));
+    if result.is_new()
+        && new.birth.dest & bound::NO_DEST == 0
+        && let Some(dest) = t.dest(new.birth.dest & bound::DEST)
+    {
+        account::began(t, dest);
     }
     result
 }
