@@ -32,7 +32,7 @@ use crate::dest::Dest;
 use crate::tables::Tables;
 
 /// A service of so many dests, or fewer, is walked: that costs less.
-pub const WALKED: usize = 48;
+pub const WALKED: usize = 15;
 
 /// Word 0: at rest.
 pub const OPEN: u64 = 0;
