@@ -1,15 +1,15 @@
 //! What `cargo xtask bench` measures with: an object of its own, so that nothing of it is in the product's.
 //!
 //! A test run with `repeat` does not put the packet back as it was. So `driver` does, picks the packet's flow, and calls
-//! the program under test, which is `lb` with its real maps, or `floor`, the least a program that sends can do, or `pass`,
-//! which gives the packet to the kernel's own stack. `across` and `sink` are for whole cards: what a program that only sends
+//! the program under test, which is `lb` with its real maps, or `floor`, the least a program that sends can do, or `line`,
+//! the same with one line of memory to each flow, or `pass`, which gives the packet to the kernel's own stack. `across` and `sink` are for whole cards: what a program that only sends
 //! does there, and where frames end, counted.
 #![no_std]
 #![no_main]
 
 use core::mem::size_of;
 
-use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, xdp_action};
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_xdp_adjust_head};
 use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::{Array, PerCpuArray, ProgramArray};
@@ -18,7 +18,7 @@ use aya_ebpf::programs::XdpContext;
 /// Words of the packet's head that are put back each time.
 const WORDS: usize = 12;
 
-/// What the driver makes packets from. `tests/src/bench/driver.rs` writes it; 136 bytes, no padding.
+/// What the driver makes packets from. `tests/src/bench/driver.rs` writes it; 144 bytes, no padding.
 #[repr(C, align(8))]
 struct Plan {
     /// The packet's head.
@@ -43,6 +43,10 @@ struct Plan {
     ports: u32,
     /// Which program is called.
     target: u32,
+    /// The packet's flow.
+    flow: u32,
+    /// One less than the lines that flows have, which are a power of two.
+    line_mask: u32,
 }
 
 /// A client's first port.
@@ -51,7 +55,10 @@ const FIRST_PORT: u16 = 1024;
 #[map(name = "plan")]
 static PLAN: Array<Plan> = Array::with_max_entries(1, 0);
 #[map(name = "targets")]
-static TARGETS: ProgramArray = ProgramArray::with_max_entries(3, 0);
+static TARGETS: ProgramArray = ProgramArray::with_max_entries(4, 0);
+/// A line of memory for each flow, as many as user space wants. Mapped, so that each begins where one of the processor's does.
+#[map(name = "lines")]
+static LINES: Array<[u64; 8]> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// Frames that have come to a sink.
 #[map(name = "sunk")]
 static SUNK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
@@ -75,6 +82,7 @@ fn driver(ctx: XdpContext) -> u32 {
         return xdp_action::XDP_ABORTED;
     }
     let flow = next(plan);
+    plan.flow = flow;
     if !write(&ctx, plan, flow) {
         return xdp_action::XDP_ABORTED;
     }
@@ -165,6 +173,21 @@ fn volatile_data(ctx: &XdpContext) -> usize {
 /// The least: the MAC addresses change places, and the packet goes back.
 #[xdp(frags)]
 fn floor(ctx: XdpContext) -> u32 {
+    if swap(&ctx) { xdp_action::XDP_TX } else { xdp_action::XDP_ABORTED }
+}
+
+/// The least, and one word of the flow's line counts up: what a line costs that is not in the cache.
+#[xdp(frags)]
+fn line(ctx: XdpContext) -> u32 {
+    let Some(plan) = PLAN.get_ptr(0) else { return xdp_action::XDP_ABORTED };
+    // SAFETY: the driver has written it for this packet.
+    let (flow, mask) = unsafe { ((*plan).flow, (*plan).line_mask) };
+    // By an odd number, so that as many flows as there are lines have one each.
+    let Some(line) = LINES.get_ptr_mut(flow.wrapping_mul(0x9E37_79B1) & mask) else {
+        return xdp_action::XDP_ABORTED;
+    };
+    // SAFETY: one run at a time, and user space reads between runs only.
+    unsafe { (*line)[0] += 1 };
     if swap(&ctx) { xdp_action::XDP_TX } else { xdp_action::XDP_ABORTED }
 }
 

@@ -191,7 +191,7 @@ struct Plain<T>(T);
 unsafe impl<T: Copy + 'static> aya::Pod for Plain<T> {}
 
 /// A map's memory.
-struct Mapped {
+pub(crate) struct Mapped {
     start: *mut u8,
     len: usize,
 }
@@ -202,6 +202,11 @@ unsafe impl Send for Mapped {}
 unsafe impl Sync for Mapped {}
 
 impl Mapped {
+    /// The first `len` bytes of an object's map.
+    pub(crate) fn of(ebpf: &Ebpf, name: &str, len: usize) -> Result<Self> {
+        Self::new(&data(ebpf, name)?, len)
+    }
+
     fn new(map: &MapData, len: usize) -> Result<Self> {
         // SAFETY: a fresh mapping of a descriptor that is open.
         let start = unsafe {
@@ -213,7 +218,7 @@ impl Mapped {
     }
 
     /// As values one after the other.
-    fn all<T>(&self) -> &[T] {
+    pub(crate) fn all<T>(&self) -> &[T] {
         // SAFETY: the callers name the map's own value type, whose shared words are cells; a mapping is page-aligned
         // and as long as it says.
         unsafe { slice::from_raw_parts(self.start.cast(), self.len / size_of::<T>()) }
@@ -257,7 +262,7 @@ type ProbeWords = [u64; Probe::WORDS];
 
 impl Maps {
     fn take(ebpf: &mut Ebpf, sizes: &Sizes) -> Result<Self> {
-        let mapped = |name, len| Mapped::new(&data(ebpf, name)?, len);
+        let mapped = |name, len| Mapped::of(ebpf, name, len);
         let maps = Self {
             settings: mapped("settings", size_of::<Settings>())?,
             filter: mapped("filter", FILTER)?,

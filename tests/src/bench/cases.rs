@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 use lb_common::addr::{Addr, Family, Port, Proto};
 use lb_common::dest::{Method, TunType};
 use lb_common::host::rules::{Memory as _, NewDest, NewService, Rules};
@@ -13,6 +13,7 @@ use lb_common::reason::Reason;
 use lb_common::sched::Scheduler;
 
 use super::driver::{Driver, Fields, Plan, Target};
+use super::fill;
 use crate::bpf::Program;
 use crate::case::{self, Engine as _, FAMILIES, HOSTS, Nic, ROUTER};
 use crate::packets::{Packet, tcp};
@@ -26,8 +27,6 @@ const FLOWS_OF_A_CLIENT: u32 = 4;
 const FLOWS: [u32; 4] = [1, 4096, 65_536, 1_000_000];
 /// Services' port, and their dests'.
 const PORTS: (u16, u16) = (80, 8080);
-/// Connections made at a time.
-const BATCH: u32 = 1024;
 /// Hosts of the front segment that are dests.
 const SERVERS: [u8; 4] = [11, 12, 13, 21];
 
@@ -47,7 +46,8 @@ pub enum Path {
 }
 
 impl Path {
-    const ALL: [Self; 5] = [Self::Dr, Self::Ipip, Self::Gue, Self::NatIn, Self::NatReply];
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Dr, Self::Ipip, Self::Gue, Self::NatIn, Self::NatReply];
 
     /// Its name in a case's.
     pub const fn name(self) -> &'static str {
@@ -155,14 +155,14 @@ impl Case {
         let mut rules = Rules::new();
         let service = rules.add_service(maps, &self.service());
         rules.add_dests(maps, service, &self.dests());
-        let steps = Steps { case: self, program, driver };
+        let mut plan = self.measured()?;
         match self.kind {
-            Kind::Established(_, flows) => steps.establish(flows)?,
-            Kind::Flood => steps.fill(slots * 3)?,
+            Kind::Established(_, flows) => fill::establish(self, flows, program, driver)?,
+            // Connections that never get further, and the next ones.
+            Kind::Flood => drop(driver.run(Target::Lb, &mut plan, slots * 3)?),
             Kind::New(..) | Kind::Foreign => {}
         }
-        let plan = self.measured()?;
-        Ok(if self.kind == Kind::Flood { plan.starting(slots * 3) } else { plan })
+        Ok(plan)
     }
 
     /// The service.
@@ -328,52 +328,3 @@ pub fn world(card: &str) -> Result<()> {
 
 /// Nobody looks whose it is.
 const SERVERS_MAC: &str = "02:00:00:00:01:0b";
-
-/// Packets before the ones that are measured.
-struct Steps<'a> {
-    case: &'a Case,
-    program: &'a Program,
-    driver: &'a mut Driver,
-}
-
-impl Steps<'_> {
-    /// Makes connections and takes them to where packets flow both ways.
-    fn establish(mut self, flows: u32) -> Result<()> {
-        let packets = self.case.beginning()?;
-        let mut missing = 0;
-        for from in (0..flows).step_by(BATCH as usize) {
-            missing += self.batch(&packets, from, BATCH.min(flows - from))?;
-        }
-        let share = f64::from(missing) / f64::from(flows);
-        ensure!(share <= super::measure::TOLERANCE, "{missing} of {flows} connections cannot be made");
-        Ok(())
-    }
-
-    /// Some connections at a time. A full bucket gives up one that is only begun for another one: then it goes by halves.
-    /// Returns how many found no room.
-    fn batch(&mut self, packets: &[(Plan, Reason)], from: u32, count: u32) -> Result<u32> {
-        let mut whole = true;
-        for (plan, expected) in packets {
-            whole &= self.each(plan.starting(from), count, *expected)?;
-        }
-        if whole || count == 1 {
-            return Ok(u32::from(!whole));
-        }
-        let half = count / 2;
-        Ok(self.batch(packets, from, half)? + self.batch(packets, from + half, count - half)?)
-    }
-
-    /// Fills the table with connections that never get further.
-    fn fill(self, connections: u32) -> Result<()> {
-        self.driver.run(Target::Lb, &mut self.case.measured()?, connections)?;
-        Ok(())
-    }
-
-    /// One packet each of these flows. Were all counted as expected?
-    fn each(&mut self, mut plan: Plan, flows: u32, expected: Reason) -> Result<bool> {
-        let of = |reasons: Vec<u64>| reasons.get(expected as usize).copied().context("no such reason");
-        let before = of(self.program.maps().reasons()?)?;
-        self.driver.run(Target::Lb, &mut plan, flows)?;
-        Ok(of(self.program.maps().reasons()?)? - before == u64::from(flows))
-    }
-}

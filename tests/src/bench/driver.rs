@@ -8,7 +8,10 @@ use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, MapData, ProgramArray};
 use aya::programs::{ProgramFd, TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
+use lb_common::cell::Cell64;
 use nix::sched::{CloneFlags, unshare};
+
+use crate::bpf::Mapped;
 
 /// Bytes of a packet's head that are put back each time; packets are at least as long.
 pub const HEAD: usize = 96;
@@ -22,6 +25,8 @@ pub enum Target {
     Lb = 1,
     /// The kernel's own stack.
     Stack = 2,
+    /// The least, and the flow's line of memory is changed.
+    Line = 3,
 }
 
 /// What packets are made from. The driver's map has it.
@@ -49,6 +54,9 @@ pub struct Plan {
     /// A client has two to the power of this many flows.
     pub ports: u32,
     target: u32,
+    /// The last packet's flow.
+    flow: u32,
+    line_mask: u32,
 }
 
 // SAFETY: integers throughout, without padding.
@@ -63,7 +71,7 @@ impl Plan {
         let at = address_at as usize;
         let word = frame.get(at..at + 4).and_then(|word| word.try_into().ok());
         let address = u32::from_be_bytes(word.context("an address outside the frame")?);
-        let (len, flows, cursor, target) = (frame.len() as u32, 0, 0, 0);
+        let (len, flows, cursor, target, flow, line_mask) = (frame.len() as u32, 0, 0, 0, 0, 0);
         Ok(Self {
             head,
             len,
@@ -76,6 +84,8 @@ impl Plan {
             address,
             ports,
             target,
+            flow,
+            line_mask,
         })
     }
 
@@ -87,6 +97,11 @@ impl Plan {
     /// Of flows chosen at random.
     pub fn random(self, flows: u32) -> Self {
         Self { flows, cursor: 0x9E37_79B9, ..self }
+    }
+
+    /// With so many lines for [`Target::Line`], a power of two.
+    pub fn over_lines(self, lines: u32) -> Self {
+        Self { line_mask: lines - 1, ..self }
     }
 
     /// From so many addresses further on, of 32,768 ports each: 2^32 flows at random, hardly one of them twice.
@@ -158,6 +173,12 @@ pub struct Fields {
     pub sum_at: u32,
 }
 
+/// A line of memory that a flow has.
+#[repr(C, align(64))]
+struct Line {
+    count: Cell64,
+}
+
 /// What a run came to.
 #[derive(Debug, Clone, Copy)]
 pub struct Ran {
@@ -173,6 +194,7 @@ pub struct Driver {
     plan: Array<MapData, Plan>,
     /// The programs have to be in it for as long as they are called.
     targets: ProgramArray<MapData>,
+    lines: Mapped,
     card: u32,
     clock: fn() -> u64,
     /// Where the driver program is at home.
@@ -185,19 +207,27 @@ const BATCH: u32 = 64;
 impl Driver {
     /// A driver of `lb`, if there is one, whose packets come in by a card.
     pub fn new(lb: Option<&Xdp>, card: u32, clock: fn() -> u64) -> Result<Self> {
-        let mut ebpf = EbpfLoader::new().load(lb_user::program::BENCH).context("loading the bench object")?;
-        for name in ["driver", "floor", "pass"] {
+        Self::with_lines(1, lb, card, clock)
+    }
+
+    /// The same with so many lines of 64 bytes for [`Target::Line`].
+    pub fn with_lines(lines: u32, lb: Option<&Xdp>, card: u32, clock: fn() -> u64) -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        loader.map_max_entries("lines", lines);
+        let mut ebpf = loader.load(lb_user::program::BENCH).context("loading the bench object")?;
+        for name in ["driver", "floor", "line", "pass"] {
             let program: &mut Xdp = ebpf.program_mut(name).context("no such program")?.try_into()?;
             program.load().with_context(|| format!("the kernel refuses {name}"))?;
         }
         let home = settle(&mut ebpf)?;
         let mut targets = ProgramArray::try_from(ebpf.take_map("targets").context("no map targets")?)?;
-        for (target, name) in [(Target::Floor, "floor"), (Target::Stack, "pass")] {
+        for (target, name) in [(Target::Floor, "floor"), (Target::Line, "line"), (Target::Stack, "pass")] {
             let program: &Xdp = ebpf.program(name).context("no such program")?.try_into()?;
             targets.set(target as u32, program.fd()?, 0)?;
         }
+        let lines = Mapped::of(&ebpf, "lines", lines as usize * size_of::<Line>())?;
         let plan = Array::try_from(ebpf.take_map("plan").context("no map plan")?)?;
-        let mut driver = Self { ebpf, plan, targets, card, clock, _home: home };
+        let mut driver = Self { ebpf, plan, targets, lines, card, clock, _home: home };
         lb.map_or(Ok(()), |lb| driver.aim(lb.fd()?))?;
         Ok(driver)
     }
@@ -210,6 +240,11 @@ impl Driver {
     /// Runs `packets` packets of a plan, which goes on where they stop.
     pub fn run(&mut self, target: Target, plan: &mut Plan, packets: u32) -> Result<Ran> {
         self.test(target, plan, packets, target == Target::Stack)
+    }
+
+    /// Packets that [`Target::Line`] has had.
+    pub fn counted(&self) -> u64 {
+        self.lines.all::<Line>().iter().map(|line| line.count.load()).sum()
     }
 
     /// Sends `packets` packets of a plan out of the card, their MAC addresses exchanged.

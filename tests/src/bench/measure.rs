@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
+use lb_common::addr::Family;
 use lb_common::reason::Reason;
 
 use super::cases::{self, Case, Kind};
@@ -32,6 +33,14 @@ impl Effort {
     pub const WHOLE: Self = Self { rounds: 31, packets: 30_000 };
     /// For a first look.
     pub const QUICK: Self = Self { rounds: 5, packets: 20_000 };
+}
+
+/// Lines of 64 bytes that a family's table has: the entries are 32 and 64 bytes long.
+const fn lines(family: Family) -> u32 {
+    match family {
+        Family::V4 => SLOTS / 2,
+        Family::V6 => SLOTS,
+    }
 }
 
 /// What rounds came to, in steps of the driver's clock for a packet.
@@ -76,6 +85,9 @@ pub struct Figure {
     pub best_ns: f64,
     /// Half the distance between the quartiles of the rounds' differences.
     pub noise_ns: f64,
+    /// What the floor program takes more if it changes a line of memory of the packet's flow, of as many as the table has:
+    /// what no table can do without. Of cases that do not come to the table there is none.
+    pub line_ns: Option<f64>,
     /// Packets measured.
     pub packets: u64,
     /// What they were counted as.
@@ -110,7 +122,8 @@ pub fn all(effort: Effort, filter: &str, mut show: impl FnMut(&Figure) + Send) -
         driver::pin()?;
         cases::world(Nic::Front.name())?;
         let card = program.card(Nic::Front);
-        let mut driver = Driver::new(Some(program.lb()?), card, driver::thread_time)?;
+        let most = lines(Family::V4).max(lines(Family::V6));
+        let mut driver = Driver::with_lines(most, Some(program.lb()?), card, driver::thread_time)?;
         let mut figures = Vec::new();
         for case in cases {
             let name = case.name();
@@ -123,25 +136,31 @@ pub fn all(effort: Effort, filter: &str, mut show: impl FnMut(&Figure) + Send) -
 }
 
 fn one(case: Case, program: &mut Program, driver: &mut Driver, effort: Effort) -> Result<Figure> {
-    let mut plan = case.set_up(program, driver, SLOTS)?;
-    let mut floor_plan = plan;
+    let mut plan = case.set_up(program, driver, SLOTS)?.over_lines(lines(case.family));
+    let (mut floor_plan, mut line_plan) = (plan, plan);
     let packets = share(&case, effort);
     // One round that does not count: caches, branch predictors, next hops.
     driver.run(Target::Floor, &mut floor_plan, packets)?;
+    driver.run(Target::Line, &mut line_plan, packets)?;
     driver.run(Target::Lb, &mut plan, packets)?;
-    let before = program.maps().reasons()?;
+    let (before, counted) = (program.maps().reasons()?, driver.counted());
+    let mut with_line = Vec::new();
     let rounds = take_turns(effort.rounds, || {
         let floor = driver.run(Target::Floor, &mut floor_plan, packets)?;
+        with_line.push(driver.run(Target::Line, &mut line_plan, packets)?.cost);
         let raw = driver.run(Target::Lb, &mut plan, packets)?;
         ensure!(floor.verdict == XDP_TX, "the floor program's verdict is {}", floor.verdict);
         Ok((floor.cost, raw.cost))
     })?;
     let verdicts = moved(&before, &program.maps().reasons()?);
     let packets = u64::from(effort.rounds) * u64::from(packets);
+    let counted = driver.counted() - counted;
+    ensure!(counted == packets, "lines have counted {counted} of {packets} packets");
     let expected = verdicts.get(case.expected().label()).copied().unwrap_or(0);
     let right = expected as f64 >= packets as f64 * (1.0 - TOLERANCE);
     let Rounds { floor: floor_ns, raw: raw_ns, best: best_ns, noise: noise_ns } = rounds;
-    Ok(Figure { case, floor_ns, raw_ns, best_ns, noise_ns, packets, verdicts, right })
+    let line_ns = (case.kind != Kind::Foreign).then(|| median(with_line) - floor_ns);
+    Ok(Figure { case, floor_ns, raw_ns, best_ns, noise_ns, line_ns, packets, verdicts, right })
 }
 
 /// The floor program's verdict.

@@ -2,6 +2,8 @@
 //!
 //! - [`driver`]: the program that makes the packets and calls the one under test, and the clock it is run by.
 //! - [`cases`]: what is measured: rules, packets, and what has to become of them.
+//! - [`fill`]: connections that are there before.
+//! - [`aims`]: what is aimed at.
 //! - [`measure`]: rounds, medians, checks.
 //! - [`report`] and [`plot`]: the table, the file for other programs, the picture.
 //! - [`agent`]: what a thousand servers cost the agent: `cargo xtask bench agent`.
@@ -10,8 +12,10 @@
 //! - [`wire`]: frames and pages a second through namespaces: `cargo xtask bench wire`.
 
 pub mod agent;
+pub mod aims;
 pub mod cases;
 pub mod driver;
+pub mod fill;
 pub mod ipvs;
 pub mod measure;
 pub mod plot;

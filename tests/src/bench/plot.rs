@@ -1,5 +1,6 @@
 //! Figures as a picture: established connections by their number, new ones by their scheduler.
 
+use std::collections::BTreeMap;
 use std::path::Path as File;
 
 use anyhow::{Context as _, Result};
@@ -8,7 +9,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use super::cases::{Case, Kind, Path};
-use super::measure::Figure;
+use super::measure::{Figure, median};
 
 /// A part of a picture.
 pub type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -24,6 +25,9 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(127, 127, 127),
 ];
 
+/// What one line of memory costs.
+const LINE: RGBColor = COLOURS[5];
+
 /// Draws what there is of these figures.
 pub fn draw(figures: &[Figure], file: &File) -> Result<()> {
     let whole = SVGBackend::new(file, (1200, 1000)).into_drawing_area();
@@ -38,10 +42,9 @@ pub fn draw(figures: &[Figure], file: &File) -> Result<()> {
 }
 
 fn established(figures: &[Figure], family: Family, proto: Proto, area: &Area<'_>) -> Result<()> {
-    let lines: Vec<Line<'_>> = [Path::Dr, Path::Ipip, Path::Gue, Path::NatIn, Path::NatReply]
-        .iter()
-        .map(|path| (path.name(), points(figures, family, proto, *path)))
-        .collect();
+    let by_path = Path::ALL.map(|path| (path.name(), points(figures, family, proto, path)));
+    let one_line = ("one cold line", one_line(figures, family, proto));
+    let lines = by_path.into_iter().chain([one_line]).collect();
     let version = if family == Family::V4 { 4 } else { 6 };
     let title = format!("established, IPv{version} {}", if proto == Proto::TCP { "TCP" } else { "UDP" });
     nanoseconds(area, &title, "flows", lines)
@@ -80,35 +83,56 @@ pub fn nanoseconds(area: &Area<'_>, title: &str, axis: &str, lines: Vec<Line<'_>
 }
 
 fn points(figures: &[Figure], family: Family, proto: Proto, path: Path) -> Vec<(f64, f64)> {
-    let of = |figure: &Figure| match figure.case {
-        Case { family: f, proto: p, kind: Kind::Established(by, flows) }
-            if (f, p, by) == (family, proto, path) =>
-        {
-            Some((f64::from(flows), figure.delta_ns()))
+    let of = |(by, flows, figure): (Path, u32, &Figure)| {
+        (by == path).then(|| (f64::from(flows), figure.delta_ns()))
+    };
+    of_established(figures, family, proto).filter_map(of).collect()
+}
+
+/// What one line costs by the number of flows: the median over the paths, whose lines are alike.
+fn one_line(figures: &[Figure], family: Family, proto: Proto) -> Vec<(f64, f64)> {
+    let mut by_flows: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
+    for (_, flows, figure) in of_established(figures, family, proto) {
+        by_flows.entry(flows).or_default().extend(figure.line_ns);
+    }
+    by_flows.retain(|_, costs| !costs.is_empty());
+    by_flows.into_iter().map(|(flows, costs)| (f64::from(flows), median(costs))).collect()
+}
+
+/// Figures of established connections: how they go on, their number.
+fn of_established(
+    figures: &[Figure],
+    family: Family,
+    proto: Proto,
+) -> impl Iterator<Item = (Path, u32, &Figure)> {
+    figures.iter().filter_map(move |figure| match figure.case {
+        Case { family: f, proto: p, kind: Kind::Established(path, flows) } if (f, p) == (family, proto) => {
+            Some((path, flows, figure))
         }
         _ => None,
-    };
-    figures.iter().filter_map(of).collect()
+    })
 }
 
 fn new_connections(figures: &[Figure], area: &Area<'_>) -> Result<()> {
-    let bars: Vec<(String, f64)> = figures
+    let bars: Vec<(String, f64, f64)> = figures
         .iter()
         .filter(|figure| matches!(figure.case.kind, Kind::New(..) | Kind::Flood))
-        .map(|figure| (figure.case.name(), figure.delta_ns()))
+        .map(|figure| (figure.case.name(), figure.delta_ns(), figure.line_ns.unwrap_or(0.0)))
         .collect();
-    let right = bars.iter().map(|(_, ns)| *ns).fold(10.0, f64::max) * 1.3;
+    let right = bars.iter().map(|(_, ns, _)| *ns).fold(10.0, f64::max) * 1.3;
     let rows = bars.len().max(1) as f64;
     let mut chart = ChartBuilder::on(area)
-        .caption("new connections, IPIP", ("sans-serif", 20))
+        .caption("new connections, IPIP; dark: one cold line", ("sans-serif", 20))
         .margin(12)
         .x_label_area_size(40)
         .y_label_area_size(10)
         .build_cartesian_2d(0.0..right, 0.0..rows)?;
     chart.configure_mesh().disable_y_mesh().disable_y_axis().x_desc("ns above the floor").draw()?;
-    for (row, (name, ns)) in bars.iter().rev().enumerate() {
+    for (row, (name, ns, line)) in bars.iter().rev().enumerate() {
         let (low, high) = (row as f64 + 0.15, row as f64 + 0.85);
-        chart.draw_series([Rectangle::new([(0.0, low), (*ns, high)], COLOURS[0].mix(0.5).filled())])?;
+        let bar =
+            |to: f64, colour: RGBColor| Rectangle::new([(0.0, low), (to, high)], colour.mix(0.5).filled());
+        chart.draw_series([bar(*ns, COLOURS[0]), bar(*line, LINE)])?;
         let label = format!("{name}: {ns:.0}");
         chart.draw_series([Text::new(label, (right * 0.01, high), ("sans-serif", 12))])?;
     }

@@ -2,25 +2,29 @@
 
 use serde_json::{Value, json};
 
+use super::aims;
 use super::measure::Figure;
 
 /// The table's first line.
 pub fn heading() -> String {
     format!(
-        "{:<22} {:>8} {:>8} {:>8} {:>7} {:>7} {:>6}  verdicts",
-        "case", "floor", "raw", "delta", "best", "noise", "ratio"
+        "{:<22} {:>8} {:>8} {:>8} {:>6} {:>5} {:>7} {:>7} {:>6}  verdicts",
+        "case", "floor", "raw", "delta", "line", "aim", "best", "noise", "ratio"
     )
 }
 
 /// A figure's line.
 pub fn line(figure: &Figure) -> String {
     let counted: Vec<String> = figure.verdicts.iter().map(|(name, n)| format!("{name} {n}")).collect();
+    let whole = |ns: Option<f64>| ns.map_or_else(|| "-".to_owned(), |ns| format!("{ns:.0}"));
     format!(
-        "{:<22} {:>8.1} {:>8.1} {:>8.1} {:>7.1} {:>7.1} {:>6.2}  {}{}",
+        "{:<22} {:>8.1} {:>8.1} {:>8.1} {:>6} {:>5} {:>7.1} {:>7.1} {:>6.2}  {}{}",
         figure.case.name(),
         figure.floor_ns,
         figure.raw_ns,
         figure.delta_ns(),
+        whole(figure.line_ns),
+        whole(aims::of(&figure.case)),
         figure.best_ns,
         figure.noise_ns,
         figure.ratio(),
@@ -41,6 +45,8 @@ fn row(figure: &Figure) -> Value {
         "floor_ns": tenth(figure.floor_ns),
         "raw_ns": tenth(figure.raw_ns),
         "delta_ns": tenth(figure.delta_ns()),
+        "line_ns": figure.line_ns.map(tenth),
+        "aim_ns": aims::of(&figure.case),
         "best_ns": tenth(figure.best_ns),
         "noise_ns": tenth(figure.noise_ns),
         "ratio": (figure.ratio() * 100.0).round() / 100.0,

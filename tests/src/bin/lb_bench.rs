@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use lb_tests::bench::agent::{self, Check};
 use lb_tests::bench::measure::{self, Effort};
-use lb_tests::bench::{ipvs, plot, report, scale, wire};
+use lb_tests::bench::{aims, ipvs, plot, report, scale, wire};
 use lb_tests::case::FAMILIES;
 use lb_tests::flood::{self, Flood};
 use lb_tests::stale;
@@ -76,6 +76,7 @@ fn packet(options: &Options) -> Result<()> {
     println!("{}", report::heading());
     let figures = measure::all(effort, &options.case, |figure| println!("{}", report::line(figure)))?;
     write(&options.out, "packet", &report::json(&figures), |file| plot::draw(&figures, file))?;
+    println!("{}", aims::missed(&figures));
     let wrong: Vec<String> = figures.iter().filter(|figure| !figure.right).map(|f| f.case.name()).collect();
     ensure!(wrong.is_empty(), "not every packet was what it should be: {}", wrong.join(", "));
     Ok(())
