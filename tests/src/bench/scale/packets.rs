@@ -13,6 +13,7 @@ use lb_common::sched::Scheduler;
 use super::Figure;
 use crate::bench::cases::{self, Case, Kind, Path};
 use crate::bench::driver::{self, Driver, Plan, Target};
+use crate::bench::fill;
 use crate::bench::measure::{Effort, TOLERANCE, median, take_turns};
 use crate::bpf::{self, Program, Sizes};
 use crate::case::{Engine as _, Nic};
@@ -20,8 +21,6 @@ use crate::packets::tcp::{ACK, SYN};
 
 /// Slots of the table: four million connections fill half of it.
 const SLOTS: u32 = 1 << 23;
-/// Connections made at a time.
-const BATCH: u32 = 1024;
 /// Connections where something else is varied.
 const CONNECTIONS: u32 = 65_536;
 
@@ -108,13 +107,7 @@ fn set_up(program: &mut Program, driver: &mut Driver, scene: Scene) -> Result<()
         let number = rules.add_service(maps, &new);
         rules.add_dests(maps, number, &dests[..1]);
     }
-    for from in (0..scene.connections).step_by(BATCH as usize) {
-        let count = BATCH.min(scene.connections - from);
-        for flags in [SYN, ACK] {
-            driver.run(Target::Lb, &mut of.request(flags)?.starting(from), count)?;
-        }
-    }
-    Ok(())
+    fill::establish(&of, scene.connections, program, driver)
 }
 
 /// Nanoseconds of a packet of a connection, and of one that makes a connection.
