@@ -2,6 +2,7 @@
 //! clock shows over the call, by the packets, is the figure.
 
 use std::fs::File;
+use std::sync::OnceLock;
 use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
@@ -9,7 +10,8 @@ use aya::maps::{Array, MapData, ProgramArray};
 use aya::programs::{ProgramFd, TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::cell::Cell64;
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
+use nix::unistd::Pid;
 
 use crate::bpf::Mapped;
 
@@ -314,12 +316,21 @@ fn time(clock: libc::clockid_t) -> u64 {
 
 /// Keeps this thread on the last CPU: the first has more of the machine's own work.
 pub fn pin() -> Result<()> {
-    pin_to(std::thread::available_parallelism()?.get() - 1)
+    pin_to(cpus()?.len() - 1)
 }
 
-/// Keeps this thread on a CPU.
-pub fn pin_to(cpu: usize) -> Result<()> {
-    let mut cpus = nix::sched::CpuSet::new();
-    cpus.set(cpu)?;
-    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus).context("staying on one CPU")
+/// Keeps this thread on one of our CPUs.
+pub fn pin_to(nth: usize) -> Result<()> {
+    let mut only = CpuSet::new();
+    only.set(*cpus()?.get(nth).with_context(|| format!("there is no CPU {nth}"))?)?;
+    sched_setaffinity(THIS_THREAD, &only).context("staying on one CPU")
 }
+
+/// The CPUs that are ours: those of the first thread that asked, as it is on none of them in particular yet.
+pub fn cpus() -> Result<&'static [usize]> {
+    static CPUS: OnceLock<Vec<usize>> = OnceLock::new();
+    let ours = sched_getaffinity(THIS_THREAD).context("asking for our CPUs")?;
+    Ok(CPUS.get_or_init(|| (0..CpuSet::count()).filter(|cpu| ours.is_set(*cpu) == Ok(true)).collect()))
+}
+
+const THIS_THREAD: Pid = Pid::from_raw(0);

@@ -140,7 +140,7 @@ fn measure(program: &Program, driver: &mut Driver, mut plan: Plan, effort: Effor
 /// of connections, of new ones. Each has flows of its own, as NICs spread them, and is measured in its own time: what else
 /// the machine does takes time from both, but makes them no slower. Lines written by both would.
 fn two_cpus(program: &mut Program, effort: Effort) -> Result<Vec<(String, f64)>> {
-    ensure!(thread::available_parallelism()?.get() > 1, "there is one CPU only");
+    ensure!(driver::cpus()?.len() > 1, "there is one CPU only");
     driver::pin_to(0)?;
     let new = || Driver::new(Some(program.lb()?), program.card(Nic::Front), driver::thread_time);
     let mut drivers = [new()?, new()?];
