@@ -48,7 +48,7 @@ pub fn missed(figures: &[Figure]) -> String {
         let more = figure.delta_ns() - aim;
         if more > 0.0 {
             let line = figure.line_ns.map_or_else(String::new, |line| format!(", one line is {line:.0}"));
-            missed.push(format!("{} by {more:.0} ({aim:.0}{line})", figure.case.name()));
+            missed.push(format!("{} by {more:.1} ({aim:.0}{line})", figure.case.name()));
         }
     }
     match (aims, missed.len()) {
@@ -83,8 +83,7 @@ mod tests {
         let one = figure(Kind::Established(Path::Ipip, 1), 90.0, Some(3.0));
         let pass = figure(Kind::Foreign, 70.0, None);
         let said = missed(&[many, one.clone(), pass]);
-        let expected =
-            "2 of 3 aims are missed, ns: v4 tcp ipip 65536 by 64 (100, one line is 133); v4 pass by 2 (8)";
+        let expected = "2 of 3 aims are missed, ns: v4 tcp ipip 65536 by 64.4 (100, one line is 133); v4 pass by 2.0 (8)";
         assert_eq!(said, expected);
         assert_eq!(missed(&[one]), "all 1 aims are reached");
     }

@@ -10,6 +10,7 @@ use plotters::prelude::*;
 
 use super::cases::{Case, Kind, Path};
 use super::measure::{Figure, median};
+use crate::case::FAMILIES;
 
 /// A part of a picture.
 pub type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -25,19 +26,20 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(127, 127, 127),
 ];
 
-/// What one line of memory costs.
-const LINE: RGBColor = COLOURS[5];
+const OURS: RGBColor = COLOURS[0];
+const OTHERS: RGBColor = COLOURS[5];
 
 /// Draws what there is of these figures.
 pub fn draw(figures: &[Figure], file: &File) -> Result<()> {
-    let whole = SVGBackend::new(file, (1200, 1000)).into_drawing_area();
+    let whole = SVGBackend::new(file, (1700, 1000)).into_drawing_area();
     whole.fill(&WHITE)?;
-    let parts = whole.split_evenly((2, 2));
-    let charts = [(Family::V4, Proto::TCP), (Family::V6, Proto::TCP), (Family::V4, Proto::UDP)];
-    for (area, (family, proto)) in parts.iter().zip(charts) {
+    let (left, right) = whole.split_horizontally(1200);
+    let charts =
+        [Proto::TCP, Proto::UDP].into_iter().flat_map(|proto| FAMILIES.map(|family| (family, proto)));
+    for (area, (family, proto)) in left.split_evenly((2, 2)).iter().zip(charts) {
         established(figures, family, proto, area)?;
     }
-    new_connections(figures, &parts[3])?;
+    new_connections(figures, &right)?;
     whole.present().with_context(|| format!("writing {}", file.display()))
 }
 
@@ -54,10 +56,14 @@ fn established(figures: &[Figure], family: Family, proto: Proto, area: &Area<'_>
 pub fn nanoseconds(area: &Area<'_>, title: &str, axis: &str, lines: Vec<Line<'_>>) -> Result<()> {
     let points = || lines.iter().flat_map(|(_, points)| points);
     let right = points().map(|(size, _)| *size).fold(10.0, f64::max);
-    let top = points().map(|(_, ns)| *ns).fold(10.0, f64::max) * 1.1;
+    // Above the lines there is room for their names.
+    let room = 1.1 + 0.06 * lines.len() as f64;
+    let top = points().map(|(_, ns)| *ns).fold(10.0, f64::max) * room;
     let mut chart = ChartBuilder::on(area)
         .caption(title, ("sans-serif", 20))
         .margin(12)
+        // Half of the last number.
+        .margin_right(36)
         .x_label_area_size(40)
         .y_label_area_size(50)
         .build_cartesian_2d((1.0..right).log_scale(), 0.0..top)?;
@@ -114,27 +120,46 @@ fn of_established(
 }
 
 fn new_connections(figures: &[Figure], area: &Area<'_>) -> Result<()> {
-    let bars: Vec<(String, f64, f64)> = figures
-        .iter()
-        .filter(|figure| matches!(figure.case.kind, Kind::New(..) | Kind::Flood))
-        .map(|figure| (figure.case.name(), figure.delta_ns(), figure.line_ns.unwrap_or(0.0)))
-        .collect();
-    let right = bars.iter().map(|(_, ns, _)| *ns).fold(10.0, f64::max) * 1.3;
-    let rows = bars.len().max(1) as f64;
+    let bar = |figure: &Figure| Bar {
+        label: format!("{}: {:.0}", figure.case.name(), figure.delta_ns()),
+        value: figure.delta_ns(),
+        part: figure.line_ns.unwrap_or(0.0),
+        ours: true,
+    };
+    let new = figures.iter().filter(|figure| matches!(figure.case.kind, Kind::New(..) | Kind::Flood));
+    bars(area, "new connections, IPIP; dark: one cold line", "ns above the floor", new.map(bar))
+}
+
+/// A bar of a chart.
+#[derive(Debug)]
+pub struct Bar {
+    /// What is written on it.
+    pub label: String,
+    /// How long it is.
+    pub value: f64,
+    /// How much of it is darker.
+    pub part: f64,
+    /// Is it ours, or something to compare with?
+    pub ours: bool,
+}
+
+/// A chart of bars, the first on top.
+pub fn bars(area: &Area<'_>, title: &str, unit: &str, bars: impl Iterator<Item = Bar>) -> Result<()> {
+    let bars: Vec<Bar> = bars.collect();
+    let right = bars.iter().map(|bar| bar.value).fold(0.1, f64::max) * 1.1;
     let mut chart = ChartBuilder::on(area)
-        .caption("new connections, IPIP; dark: one cold line", ("sans-serif", 20))
+        .caption(title, ("sans-serif", 20))
         .margin(12)
         .x_label_area_size(40)
-        .y_label_area_size(10)
-        .build_cartesian_2d(0.0..right, 0.0..rows)?;
-    chart.configure_mesh().disable_y_mesh().disable_y_axis().x_desc("ns above the floor").draw()?;
-    for (row, (name, ns, line)) in bars.iter().rev().enumerate() {
-        let (low, high) = (row as f64 + 0.15, row as f64 + 0.85);
-        let bar =
-            |to: f64, colour: RGBColor| Rectangle::new([(0.0, low), (to, high)], colour.mix(0.5).filled());
-        chart.draw_series([bar(*ns, COLOURS[0]), bar(*line, LINE)])?;
-        let label = format!("{name}: {ns:.0}");
-        chart.draw_series([Text::new(label, (right * 0.01, high), ("sans-serif", 12))])?;
+        .build_cartesian_2d(0.0..right, 0.0..bars.len().max(1) as f64)?;
+    chart.configure_mesh().disable_y_mesh().disable_y_axis().x_desc(unit).draw()?;
+    for (row, Bar { label, value, part, ours }) in bars.into_iter().rev().enumerate() {
+        let row = row as f64;
+        let bar = |to: f64, colour: RGBColor| {
+            Rectangle::new([(0.0, row + 0.1), (to, row + 0.9)], colour.mix(0.5).filled())
+        };
+        chart.draw_series([bar(value, if ours { OURS } else { OTHERS }), bar(part, OTHERS)])?;
+        chart.draw_series([Text::new(label, (right * 0.005, row + 0.65), ("sans-serif", 13))])?;
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Nanoseconds of a packet by what there is of connections, dests and services.
+//! Nanoseconds of a packet by what there is of connections, dests and services; commands, sweep and memory as shares of what
+//! they may be.
 
 use std::path::Path as File;
 
@@ -6,13 +7,14 @@ use anyhow::{Context as _, Result};
 use plotters::prelude::*;
 
 use super::Figure;
-use crate::bench::plot::{Line, nanoseconds};
+use crate::bench::plot::{Bar, Line, bars, nanoseconds};
 
 /// Draws what there is.
 pub fn draw(figures: &[Figure], file: &File) -> Result<()> {
-    let whole = SVGBackend::new(file, (1200, 420)).into_drawing_area();
+    let whole = SVGBackend::new(file, (1200, 840)).into_drawing_area();
     whole.fill(&WHITE)?;
-    for (area, axis) in whole.split_evenly((1, 3)).iter().zip(["connections", "dests", "services"]) {
+    let (above, below) = whole.split_vertically(420);
+    for (area, axis) in above.split_evenly((1, 3)).iter().zip(["connections", "dests", "services"]) {
         let mut lines: Vec<Line<'_>> = Vec::new();
         for figure in figures {
             let Some(size) = figure.size.filter(|_| figure.name.contains(axis)) else { continue };
@@ -24,5 +26,14 @@ pub fn draw(figures: &[Figure], file: &File) -> Result<()> {
         }
         nanoseconds(area, "", axis, lines)?;
     }
+    bars(&below, "what has a limit", "percent of it", figures.iter().filter_map(share))?;
     whole.present().with_context(|| format!("writing {}", file.display()))
+}
+
+/// How much of what it may be a figure is.
+fn share(figure: &Figure) -> Option<Bar> {
+    let Figure { name, value, unit, most, .. } = figure;
+    let most = (*most)?;
+    let label = format!("{name}: {value:.2} {unit} of {most}");
+    Some(Bar { label, value: value / most * 100.0, part: 0.0, ours: true })
 }
