@@ -326,8 +326,14 @@ impl<'a, T: Tables> Tree<'a, T> {
     #[inline(always)]
     fn play(&self, k: u32) -> bool {
         let (left, right) = (self.node(k.wrapping_mul(2)), self.node(k.wrapping_mul(2).wrapping_add(1)));
-        let best = if right.beats(&left) { right } else { left };
-        if self.node(k) == best {
+        self.won_by(k, if right.beats(&left) { right } else { left })
+    }
+
+    /// Notes who has won the match at a node. False: the same as before. Another place needs no comparing of costs.
+    #[inline(always)]
+    fn won_by(&self, k: u32, best: Node) -> bool {
+        let at = node_at(k);
+        if self.word(at.wrapping_add(1)) == best.weight_place && self.word(at) == best.cost {
             return false;
         }
         self.set_node(k, best);
@@ -349,13 +355,20 @@ impl<'a, T: Tables> Tree<'a, T> {
 #[inline(always)]
 pub fn climb<T: Tables>(t: &T, base: u32, k: u32) {
     let tree = Tree { t, base };
-    let mut at = k >> 1;
+    let (mut at, mut best) = (k, tree.node(k));
     let mut level = 0;
     while level < LEVELS {
-        if at == 0 || !tree.play(at) {
+        if at <= 1 {
             return;
         }
+        let other = tree.node(at ^ 1);
+        if other.beats(&best) {
+            best = other;
+        }
         at >>= 1;
+        if !tree.won_by(at, best) {
+            return;
+        }
         level += 1;
     }
 }
