@@ -193,6 +193,8 @@ impl Step {
             Stage::Wait
         } else if self.is(Self::ORPHAN) {
             Stage::Upkeep
+        } else if self.is(Self::FTP) {
+            Stage::Ftp
         } else {
             Stage::Slow
         }

@@ -1,4 +1,4 @@
-//! What few packets need, apart from the pass that all go through: ICMP errors, FTP control connections, what becomes of a
+//! What few packets need, apart from the pass that all go through: ICMP errors, what becomes of a
 //! packet for which there is no dest, and the answers the balancer gives itself. In the kernel it is a program of its own, reached by a tail call:
 //! with its own stack, and its own share of what the verifier is ready to look at.
 
@@ -7,7 +7,6 @@ use crate::admit::{self, Question};
 use crate::conn_out;
 use crate::dest::SharedHop;
 use crate::forward::{self, icmp};
-use crate::ftp;
 use crate::ip::{Address, Ip, V4, V6};
 use crate::outer;
 use crate::packet::Packet;
@@ -43,8 +42,6 @@ fn finish<F: Ip, P: Packet, T: Tables>(
     let mut step = rest;
     if step.is(Step::RELATED) {
         step = error(p, t, work);
-    } else if step.is(Step::FTP) {
-        step = control(p, t, work, step.word(), step.is_from_server());
     }
     if step.is(Step::ADMIT) {
         step = related::schedule(t, work, question, recent);
@@ -168,27 +165,4 @@ fn own_address<F: Ip, T: Tables>(t: &T, work: &mut Work<F>) -> bool {
     }
     work.error.src = F::Addr::narrow(&hop.source());
     true
-}
-
-/// A packet of an FTP control connection.
-#[inline(always)]
-fn control<F: Ip, P: Packet, T: Tables>(
-    p: &mut P,
-    t: &T,
-    work: &mut Work<F>,
-    slot: u32,
-    from_server: bool,
-) -> Step {
-    let how = ftp::hear(p, t, work, slot, from_server);
-    if how != 0 {
-        let reason = ftp::expect(t, work, slot, how);
-        if reason != 0 {
-            return Step(reason as u64);
-        }
-    }
-    if from_server {
-        ftp::send_reply(p, t, &work.seen, slot)
-    } else {
-        forward::newcomer(p, t, &work.seen, slot, false)
-    }
 }

@@ -10,6 +10,7 @@
 //! | `lb_copies`, `lb_copy` | the loop that fetches them when the first comes |
 //! | `lb_upkeep` | packets of connections whose dest is deleted or dead |
 //! | `lb_probe` | answers to checks that take the way of clients' packets |
+//! | `lb_ftp` | packets of FTP control connections |
 //! | `lb_output` | where packets leave by a NIC: translates replies of dests on the balancer itself, counts requests of clients on it, sends such checks on their way |
 //! | `lb_control` | what user space asks to be done to the tables, through BPF_PROG_TEST_RUN |
 //! | `lb_realserver` | takes tunnel headers off, for real servers without a tunnel device |
@@ -39,7 +40,7 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use lb_common::pipeline::Workspace;
 use lb_common::reason::{Action, Reason, Stage, Verdict};
-use lb_common::{pipeline, probe, slow, upkeep};
+use lb_common::{ftp, pipeline, probe, slow, upkeep};
 
 use crate::frame::Frame;
 use crate::kernel::Kernel;
@@ -86,6 +87,13 @@ fn lb_probe(ctx: XdpContext) -> u32 {
     run(&ctx, probe::process)
 }
 
+/// Packets of FTP control connections.
+#[xdp(frags)]
+#[inline(always)]
+fn lb_ftp(ctx: XdpContext) -> u32 {
+    run(&ctx, ftp::process)
+}
+
 /// A stage of the pass: its verdict is counted and carried out, or the next one goes on with what is in the scratch
 /// memory.
 #[inline(always)]
@@ -103,6 +111,7 @@ fn run(ctx: &XdpContext, stage: impl FnOnce(&mut Frame, &Kernel, &mut Workspace)
         Some(Stage::Wait) => jump::<{ Stage::Wait as u32 }>(ctx),
         Some(Stage::Upkeep) => jump::<{ Stage::Upkeep as u32 }>(ctx),
         Some(Stage::Probe) => jump::<{ Stage::Probe as u32 }>(ctx),
+        Some(Stage::Ftp) => jump::<{ Stage::Ftp as u32 }>(ctx),
     }
 }
 

@@ -13,13 +13,14 @@ pub static PROGRAM: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"),
 pub static BENCH: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-bench"));
 
 /// The programs that `lb` ends in, by their places in the map `stages`.
-const STAGES: [(&str, Stage); 6] = [
+const STAGES: [(&str, Stage); 7] = [
     ("lb_slow", Stage::Slow),
     ("lb_new", Stage::New),
     ("lb_ipv6", Stage::Ipv6),
     ("lb_wait", Stage::Wait),
     ("lb_upkeep", Stage::Upkeep),
     ("lb_probe", Stage::Probe),
+    ("lb_ftp", Stage::Ftp),
 ];
 
 /// Loads the balancer's programs and puts those that `lb` ends in into their map. It has to stay open, or pinned, as long

@@ -16,11 +16,11 @@ use crate::addr::{Addr, Port, Proto};
 use crate::conn::{Entry, bound, ctl, packets};
 use crate::flow::Flow;
 use crate::forward;
-use crate::ip::{Address, Ip};
+use crate::ip::{Address, Ip, V4, V6};
 use crate::packet::Packet;
 use crate::parse::{Fragment, Seen};
-use crate::pipeline::{Step, Work};
-use crate::reason::Reason;
+use crate::pipeline::{self, Step, Work, Workspace};
+use crate::reason::{Reason, Verdict};
 use crate::state::{self, tcp::TcpState};
 use crate::table::{self, Birth, Hit, Wanted};
 use crate::tables::{Control, Tables};
@@ -34,6 +34,42 @@ pub const CONTROL: Port = Port::new(21);
 /// In the word of [`Step::open`]: the client begins a data connection that is waited for.
 pub const DATA: u32 = 1 << 31;
 const LISTEN: u32 = TcpState::Listen as u32;
+
+/// [`crate::reason::Stage::Ftp`]: a packet of a control connection. In the kernel it is a program of its own, as [`crate::slow`] is.
+#[inline(always)]
+pub fn process<P: Packet, T: Tables>(p: &mut P, t: &T, space: &mut Workspace) -> Verdict {
+    let step = space.rest;
+    let (slot, from_server) = (step.word(), step.is_from_server());
+    let step = if space.family == V4::FAMILY as u32 {
+        control::<V4, P, T>(p, t, &mut space.v4, slot, from_server)
+    } else {
+        control::<V6, P, T>(p, t, &mut space.v6, slot, from_server)
+    };
+    pipeline::settle(step, space)
+}
+
+/// It is read, and goes on.
+#[inline(always)]
+fn control<F: Ip, P: Packet, T: Tables>(
+    p: &mut P,
+    t: &T,
+    work: &mut Work<F>,
+    slot: u32,
+    from_server: bool,
+) -> Step {
+    let how = hear(p, t, work, slot, from_server);
+    if how != 0 {
+        let reason = expect(t, work, slot, how);
+        if reason != 0 {
+            return Step(reason as u64);
+        }
+    }
+    if from_server {
+        send_reply(p, t, &work.seen, slot)
+    } else {
+        forward::newcomer(p, t, &work.seen, slot, false)
+    }
+}
 
 /// Reads what a packet of the control connection in `slot` says. With a data connection to wait for, its key is left in
 /// `work.group`, and the [`bound`] bit that tells its server's port is returned; else 0.

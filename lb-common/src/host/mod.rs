@@ -19,6 +19,7 @@ pub use tables::{HostTables, Sizes};
 
 use crate::defence;
 use crate::fragments;
+use crate::ftp;
 use crate::output;
 use crate::pipeline;
 use crate::probe;
@@ -48,6 +49,7 @@ fn stages(tables: &HostTables, frame: &mut SliceFrame, space: &mut pipeline::Wor
             Stage::Wait => fragments::process(frame, tables, space),
             Stage::Upkeep => upkeep::process(frame, tables, space),
             Stage::Probe => probe::process(frame, tables, space),
+            Stage::Ftp => ftp::process(frame, tables, space),
         };
     }
     tables.count_reason(verdict.counter());
