@@ -40,6 +40,11 @@ pub const fn places(dests: u32) -> u32 {
     of_dest(dests)
 }
 
+/// How many services' estimators are among so many places.
+pub const fn services(places: u32) -> u32 {
+    places.saturating_sub(1) / (GROUP + 1)
+}
+
 /// Connections, packets in and out, bytes in and out.
 type Words = [u64; 5];
 
@@ -327,6 +332,17 @@ mod tests {
         tick(&tables, &round);
         // 66.25 has become 59.69.
         assert_eq!(inpps(&tables)[2], 60);
+    }
+
+    #[test]
+    fn places_of_dests_and_services() {
+        assert_eq!([0, 7, 8].map(of_dest), [1, 8, 10]);
+        assert_eq!([0, 1].map(of_service), [9, 18]);
+        for places in [1, 9, 10, 18, 19, 8192, 16_384] {
+            let services = services(places);
+            assert!(of_service(services) >= places, "{places} places hold more than {services} services");
+            assert!(services == 0 || of_service(services - 1) < places, "{places} places");
+        }
     }
 
     fn counters(n: u64) -> Counters {

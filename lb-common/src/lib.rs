@@ -25,6 +25,7 @@
 //! | [`defence`] | what happens when room for connections runs low |
 //! | [`account`] | a dest's connection counts |
 //! | [`tables`] | the trait over maps, clock, routes |
+//! | [`pieces`] | maps that grow |
 //! | [`reason`] | every outcome by name |
 //! | [`keyed`] | the connection table's hash |
 //! | [`addr`], [`flow`], [`checksum`], [`crc32c`], [`siphash`] | the small change |
@@ -67,6 +68,7 @@ pub mod output;
 pub mod packet;
 pub mod parse;
 pub mod persist;
+pub mod pieces;
 pub mod pipeline;
 pub mod probe;
 pub mod reason;

@@ -1,16 +1,20 @@
 //! The maps. Sizes that depend on the machine are given when the program is loaded; docs/maps.md says who writes
 //! what.
 
-use aya_ebpf::btf_maps::Array as TimerArray;
+use core::ffi::c_void;
+
+use aya_ebpf::btf_maps::{Array as Piece, ArrayOfMaps};
+use aya_ebpf::helpers::generated::bpf_map_lookup_elem;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, DevMap, DevMapHash, HashMap, LruHashMap, PerCpuArray, ProgramArray};
 use lb_common::cell::Cell64;
 use lb_common::conn::{Bucket4, Bucket6};
 use lb_common::dest::Dest;
-use lb_common::estimate::{self, Rate};
+use lb_common::estimate::Rate;
 use lb_common::fragments::{self, FragKey, HeldKey, Ports, Waiting};
 use lb_common::local::{Desk, Other, Peer};
 use lb_common::mark::{self, MarkRule};
+use lb_common::pieces;
 use lb_common::probe::{Probe, ProbeKey};
 use lb_common::reason;
 use lb_common::sched::{CacheKey, Cached};
@@ -29,6 +33,8 @@ use crate::sweep::Sweeper;
 const MMAPABLE: u32 = 1 << 10;
 /// Elements are allocated when they are put in, so that a replaced one is not reused under a reader.
 const NO_PREALLOC: u32 = 1;
+/// A map that grows by pieces of so many elements ([`pieces`]); how many there may be is said when it is made.
+type Pieces<T, const LEN: usize> = ArrayOfMaps<Piece<T, LEN, { MMAPABLE as usize }>, 1>;
 
 /// Instance-wide settings.
 #[map(name = "settings")]
@@ -46,8 +52,8 @@ pub static MARKS: Array<MarkRule> = Array::with_max_entries(2 * mark::MOST, MMAP
 #[map(name = "sched")]
 pub static SCHED: Array<SchedState> = Array::with_max_entries(16384, MMAPABLE);
 /// Dest lists and scheduler tables, named by services.
-#[map(name = "lists")]
-pub static LISTS: Array<Cell64> = Array::with_max_entries(1 << 20, MMAPABLE);
+#[btf_map(name = "lists")]
+pub static LISTS: Pieces<Cell64, { pieces::LISTS.len as usize }> = Pieces::new();
 /// Dest slots.
 #[map(name = "dests")]
 pub static DESTS: Array<Dest> = Array::with_max_entries(131_072, MMAPABLE);
@@ -58,8 +64,8 @@ pub static CACHES: LruHashMap<CacheKey, Cached> = LruHashMap::with_max_entries(1
 #[map(name = "stats")]
 pub static STATS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(131_072, 0);
 /// Estimators of dests, services and the total.
-#[map(name = "rates")]
-pub static RATES: Array<Rate> = Array::with_max_entries(estimate::places(131_072), MMAPABLE);
+#[btf_map(name = "rates")]
+pub static RATES: Pieces<Rate, { pieces::RATES.len as usize }> = Pieces::new();
 /// Counters by reason.
 #[map(name = "reasons")]
 pub static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(64, 0);
@@ -128,7 +134,41 @@ pub const DESK_COUNT: u32 = 256;
 pub static ARRIVAL: Array<Arrival> = Array::with_max_entries(1, 0);
 /// The sweep's timer and place.
 #[btf_map(name = "sweeper")]
-pub static SWEEPER: TimerArray<Sweeper, 1, 0> = TimerArray::new();
+pub static SWEEPER: Piece<Sweeper, 1, 0> = Piece::new();
+
+/// An element of a map that grows. `None`: its piece has not been made.
+#[inline(always)]
+pub fn element<T, const LEN: usize>(map: &'static Pieces<T, LEN>, number: u32) -> Option<&'static T> {
+    let (piece, at) = const { lb_common::pieces::Pieces::of(LEN as u32) }.place(number);
+    map.get(piece)?.get(at)
+}
+
+/// A word of lists and tables: [`element`], where the stack has no room for a lookup's second key.
+#[inline(always)]
+pub fn word(number: u32) -> Option<&'static Cell64> {
+    let (piece, at) = pieces::LISTS.place(number);
+    let key = NUMBERS.get(piece as usize & (NUMBERS.len() - 1))?;
+    let map = (&raw const LISTS).cast_mut().cast::<c_void>();
+    // SAFETY: keys are words, and what is found are words, in arrays that live as long as the map does.
+    unsafe {
+        let piece = bpf_map_lookup_elem(map, core::ptr::from_ref(key).cast());
+        if piece.is_null() {
+            return None;
+        }
+        bpf_map_lookup_elem(piece, (&raw const at).cast()).cast::<Cell64>().as_ref()
+    }
+}
+
+/// The numbers of pieces of [`LISTS`], to be read from here as keys: as many as there are dests for at the most.
+static NUMBERS: [u32; 256] = {
+    let mut numbers = [0; 256];
+    let mut i = 0;
+    while i < numbers.len() {
+        numbers[i] = i as u32;
+        i += 1;
+    }
+    numbers
+};
 
 /// Moves a reason's counter.
 #[inline(always)]

@@ -20,10 +20,12 @@ use aya::{Ebpf, EbpfLoader};
 use lb_common::cell::{Cell32, Cell64};
 use lb_common::conn::{Bucket4, Bucket6, Entry, Ways, ctl};
 use lb_common::dest::Dest;
+use lb_common::estimate::{self, Rate};
 use lb_common::fragments::FragKey;
 use lb_common::host::Memory;
 use lb_common::ip::{Ip, V4, V6};
 use lb_common::mark::{self, MarkRule};
+use lb_common::pieces::{LISTS, RATES};
 use lb_common::probe::{Probe, ProbeKey};
 use lb_common::reason::{COUNT, Reason};
 use lb_common::request::{self, Request, verb};
@@ -33,6 +35,9 @@ use lb_common::settings::Settings;
 use lb_common::sip::Call;
 use lb_common::sync::{self, Synced};
 use lb_common::tables::Counters;
+use lb_user::bpf::memory;
+use lb_user::bpf::pieces::{self, Pieces};
+use lb_user::bpf::pins::PIECES;
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::case::{Engine, FAMILIES, HOSTS, Live, NARROW_MTU, Nic, Outcome, ROUTER, Way};
@@ -243,8 +248,9 @@ pub struct Maps {
     settings: Mapped,
     filter: Mapped,
     sched: Mapped,
-    lists: Mapped,
+    lists: Pieces<memory::Mapped<Cell64>>,
     dests: Mapped,
+    _rates: Pieces<memory::Mapped<Rate>>,
     conns4: Mapped,
     conns6: Mapped,
     services: Mutex<Services>,
@@ -267,8 +273,9 @@ impl Maps {
             settings: mapped("settings", size_of::<Settings>())?,
             filter: mapped("filter", FILTER)?,
             sched: mapped("sched", size_of::<SchedState>() * sizes.services as usize)?,
-            lists: mapped("lists", 8 * sizes.lists as usize)?,
+            lists: grown(ebpf, "lists", sizes.lists)?,
             dests: mapped("dests", size_of::<Dest>() * sizes.dests as usize)?,
+            _rates: grown(ebpf, "rates", estimate::places(sizes.dests))?,
             conns4: mapped("conns4", size_of::<Bucket4>() * sizes.buckets[0] as usize)?,
             conns6: mapped("conns6", size_of::<Bucket6>() * sizes.buckets[1] as usize)?,
             services: Mutex::new(HashMap::try_from(Map::HashMap(data(ebpf, "services")?))?),
@@ -361,9 +368,20 @@ impl Maps {
 fn data(ebpf: &Ebpf, name: &str) -> Result<MapData> {
     let map = ebpf.map(name).with_context(|| format!("no map {name}"))?;
     match map {
-        Map::Array(d) | Map::HashMap(d) | Map::LruHashMap(d) | Map::PerCpuArray(d) => again(d),
+        Map::Array(d) | Map::HashMap(d) | Map::LruHashMap(d) | Map::PerCpuArray(d) | Map::ArrayOfMaps(d) => {
+            again(d)
+        }
         other => bail!("map {name} is of another kind: {other:?}"),
     }
+}
+
+/// A map of pieces with room for so many elements.
+fn grown<P: pieces::Piece>(ebpf: &Ebpf, name: &str, elements: u32) -> Result<Pieces<P>> {
+    let spec = PIECES.iter().find(|spec| spec.name == name).context("a map that does not grow")?;
+    let mut map = Pieces::make(None, spec, data(ebpf, name)?)?;
+    map.grow(elements)?;
+    map.enter()?;
+    Ok(map)
 }
 
 fn again(map: &MapData) -> Result<MapData> {
@@ -381,7 +399,7 @@ impl Memory for Maps {
         self.sched.all().get(service as usize)
     }
     fn list(&self, at: u32) -> Option<&Cell64> {
-        self.lists.all().get(at as usize)
+        self.lists.get(at)
     }
     fn dest(&self, dest: u32) -> Option<&Dest> {
         self.dests.all().get(dest as usize)
@@ -425,8 +443,10 @@ impl Program {
         for (map, size) in [("dests", dests), ("stats", dests), ("sched", services), ("services", services)] {
             loader.map_max_entries(map, size);
         }
-        loader.map_max_entries("caches", 8192);
-        loader.map_max_entries("controls", 512).map_max_entries("calls", 512).map_max_entries("lists", lists);
+        for (map, size) in [("rates", RATES.count(estimate::places(dests))), ("lists", LISTS.count(lists))] {
+            loader.map_max_entries(map, size);
+        }
+        loader.map_max_entries("caches", 8192).map_max_entries("controls", 512).map_max_entries("calls", 512);
         let masks = [v4 - 1, v6 - 1];
         loader.override_global("BUCKET_MASK_V4", &masks[0], true);
         loader.override_global("BUCKET_MASK_V6", &masks[1], true);

@@ -7,6 +7,7 @@ use lb_common::addr::{Family, Proto};
 use lb_common::dest::Method;
 use lb_common::host::rules::{Memory as _, NewDest, Rules, know_all};
 use lb_common::mark::MarkRule;
+use lb_common::pieces::LISTS;
 use lb_common::reason::Reason;
 use lb_common::sched::Scheduler;
 use lb_common::service::flags;
@@ -24,6 +25,7 @@ lb_tests::tests!(
     an_address_stays_where_it_was,
     a_set_of_servers_grows_and_shrinks,
     many_dests,
+    across_the_edge_of_a_piece,
 );
 
 /// Hosts by letter: A is the dest added first.
@@ -82,12 +84,12 @@ fn sequences() -> Vec<(Scheduler, Vec<u32>, &'static str)> {
     ]
 }
 
-fn run_sequences<E: Engine>(engine: &mut E) -> Result<()> {
+fn run_sequences<E: Engine>(engine: &mut E, begin: fn() -> Rules) -> Result<()> {
     for family in FAMILIES {
         for (scheduler, weights, wanted) in sequences() {
             engine.reset()?;
             let new = service(family, Proto::TCP, 80, scheduler);
-            set_up(&mut Rules::new(), engine.memory(), &[(new, dests(family, &weights))]);
+            set_up(&mut begin(), engine.memory(), &[(new, dests(family, &weights))]);
             let got = letters(engine, family, 0, wanted.len())?;
             ensure!(
                 got == wanted,
@@ -100,8 +102,8 @@ fn run_sequences<E: Engine>(engine: &mut E) -> Result<()> {
 }
 
 fn reference_sequences() -> Result<()> {
-    run_sequences(&mut Host::new())?;
-    bpf::with(run_sequences)
+    run_sequences(&mut Host::new(), Rules::new)?;
+    bpf::with(|program| run_sequences(program, Rules::new))
 }
 
 fn run_changes<E: Engine>(engine: &mut E) -> Result<String> {
@@ -135,7 +137,7 @@ fn weights_change_on_the_way() -> Result<()> {
     })
 }
 
-fn run_hashes<E: Engine>(engine: &mut E) -> Result<Vec<String>> {
+fn run_hashes<E: Engine>(engine: &mut E, begin: fn() -> Rules) -> Result<Vec<String>> {
     let mut all = Vec::new();
     for family in FAMILIES {
         for (scheduler, bits) in [
@@ -149,7 +151,7 @@ fn run_hashes<E: Engine>(engine: &mut E) -> Result<Vec<String>> {
             engine.reset()?;
             let mut new = service(family, Proto::TCP, 80, scheduler);
             new.flags = bits;
-            let mut rules = Rules::new();
+            let mut rules = begin();
             set_up(&mut rules, engine.memory(), &[(new, dests(family, &[1, 2, 3, 1]))]);
             let before = letters(engine, family, 0, 40)?;
             rules.set_weight(engine.memory(), 1, 0);
@@ -161,14 +163,14 @@ fn run_hashes<E: Engine>(engine: &mut E) -> Result<Vec<String>> {
 
 /// The tables themselves are tested against the kernel's in lb-common; here, that the pass asks them alike.
 fn hashes_agree_between_engines() -> Result<()> {
-    let host = run_hashes(&mut Host::new())?;
+    let host = run_hashes(&mut Host::new(), Rules::new)?;
     ensure!(
         host[0].contains('A') && host[0].contains('B') && host[0].contains('C'),
         "all dests: {}",
         host[0]
     );
     bpf::with(|program| {
-        let got = run_hashes(program)?;
+        let got = run_hashes(program, Rules::new)?;
         ensure!(got == host, "{got:?} on the loaded program, {host:?} on the host engine");
         Ok(())
     })
@@ -316,9 +318,8 @@ fn one_of_many(family: Family, number: u32, weight: u32) -> NewDest {
 }
 
 impl<'a, E: Engine> Crowd<'a, E> {
-    fn new(engine: &'a mut E, family: Family, scheduler: Scheduler) -> Result<Self> {
+    fn new(engine: &'a mut E, family: Family, scheduler: Scheduler, mut rules: Rules) -> Result<Self> {
         engine.reset()?;
-        let mut rules = Rules::new();
         let service = rules.add_service(engine.memory(), &service(family, Proto::TCP, 80, scheduler));
         let new: Vec<NewDest> = (0..MANY).map(|n| one_of_many(family, n, n % 4)).collect();
         rules.add_dests(engine.memory(), service, &new);
@@ -423,10 +424,10 @@ impl<'a, E: Engine> Crowd<'a, E> {
     }
 }
 
-fn run_many<E: Engine>(engine: &mut E) -> Result<()> {
+fn run_many<E: Engine>(engine: &mut E, begin: fn() -> Rules) -> Result<()> {
     for family in FAMILIES {
         for scheduler in [Scheduler::Lc, Scheduler::Wlc, Scheduler::Sed, Scheduler::Nq] {
-            Crowd::new(engine, family, scheduler)?.act()?;
+            Crowd::new(engine, family, scheduler, begin())?.act()?;
         }
     }
     Ok(())
@@ -434,6 +435,35 @@ fn run_many<E: Engine>(engine: &mut E) -> Result<()> {
 
 /// What a tree says is what a walk over all finds, however counts and lists change.
 fn many_dests() -> Result<()> {
-    run_many(&mut Host::new())?;
-    bpf::with(run_many)
+    run_many(&mut Host::new(), Rules::new)?;
+    bpf::with(|program| run_many(program, Rules::new))
+}
+
+/// Two words are in the first piece, the rest in the second one.
+fn at_an_edge() -> Rules {
+    Rules::beginning_at(LISTS.len - 2)
+}
+
+/// Of each scheduler's table, or tree, a part is in either piece.
+fn in_the_table() -> Rules {
+    Rules::beginning_at(LISTS.len - 100)
+}
+
+/// Lists, tables and trees go on over the edge of a piece as if it were none.
+fn run_edges<E: Engine>(engine: &mut E) -> Result<Vec<String>> {
+    run_sequences(engine, at_an_edge)?;
+    run_many(engine, in_the_table)?;
+    run_hashes(engine, in_the_table)
+}
+
+fn across_the_edge_of_a_piece() -> Result<()> {
+    let lists = 2 * LISTS.len;
+    let mut host = Host::with_sizes(lb_common::host::Sizes { lists, ..Default::default() });
+    let wanted = run_edges(&mut host)?;
+    ensure!(wanted == run_hashes(&mut host, Rules::new)?, "the edge changes who gets connections");
+    bpf::with_sizes(&bpf::Sizes { lists, ..bpf::Sizes::CASE }, |program| {
+        let got = run_edges(program)?;
+        ensure!(got == wanted, "{got:?} on the loaded program, {wanted:?} on the host engine");
+        Ok(())
+    })
 }

@@ -117,6 +117,11 @@ impl Rules {
         Self::default()
     }
 
+    /// None; lists and tables are put in from this word on.
+    pub fn beginning_at(lists: u32) -> Self {
+        Self { lists, ..Self::default() }
+    }
+
     /// Adds a service and returns its number.
     pub fn add_service<M: Memory>(&mut self, m: &M, new: &NewService) -> u32 {
         let slot = self.rows.len() as u32;

@@ -224,11 +224,11 @@ struct Tree<'a, T: Tables> {
 /// A pick on its way through the queue.
 #[repr(C, align(8))]
 struct Drain {
-    popped: u32,
+    /// Where in the queue it is: only ever grows.
+    at: u32,
     base: u32,
     n: u32,
     mask: u32,
-    from: u32,
     scheduler: u32,
     /// So many have changed that all matches are played anew.
     all: u32,
@@ -271,7 +271,7 @@ impl<'a, T: Tables> Tree<'a, T> {
         let (n, mask) = (self.word(COUNT) as u32, self.word(MASK) as u32);
         let all = unknown_zero() + (waiting > n / 4) as u32;
         let mut drain =
-            Drain { popped: unknown_zero(), base: self.base, n, mask, from: from as u32, scheduler, all };
+            Drain { at: unknown_zero().wrapping_add(from as u32), base: self.base, n, mask, scheduler, all };
         self.t.repeat(waiting, &mut drain, |t, drain, _| {
             let tree = Tree { t, base: drain.base };
             let place = tree.pop(drain);
@@ -279,14 +279,15 @@ impl<'a, T: Tables> Tree<'a, T> {
                 // Somebody has taken a place in the queue and not written it yet: next time.
                 return ControlFlow::Break(());
             }
-            drain.popped = drain.popped.wrapping_add(1);
+            drain.at = drain.at.wrapping_add(1);
             tree.renew(drain.n, place - 1, drain.scheduler);
             if drain.all == 0 {
                 t.tree_climb(drain.base, drain.n.wrapping_add(place - 1));
             }
             ControlFlow::Continue(())
         });
-        self.set(BEGINNING, from.wrapping_add(drain.popped as u64));
+        let popped = drain.at.wrapping_sub(from as u32);
+        self.set(BEGINNING, from.wrapping_add(popped as u64));
         if all != 0 {
             self.replay(n);
         }
@@ -295,7 +296,7 @@ impl<'a, T: Tables> Tree<'a, T> {
     /// The next place in the queue plus 1; 0 if it is not written yet.
     #[inline(always)]
     fn pop(&self, drain: &Drain) -> u32 {
-        let at = drain.from.wrapping_add(drain.popped) & drain.mask;
+        let at = drain.at & drain.mask;
         let Some(cell) = self.cell(queue(drain.n).wrapping_add(at)) else { return 0 };
         let place = cell.load_acquire() as u32;
         if place == 0 || place > drain.n {

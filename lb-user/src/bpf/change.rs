@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use lb_common::estimate;
 use lb_common::mark::MOST;
 use lb_common::sched::{self, BuildDest};
 use lb_common::service::ServiceKey;
@@ -76,15 +77,16 @@ pub struct Change {
 
 impl Change {
     /// Reads everything, and throws away what the trash has held long enough. The lock is held alone.
-    pub fn open(rules: Rules, dir: &Path) -> Result<Self> {
+    pub fn open(mut rules: Rules, dir: &Path) -> Result<Self> {
+        rules.recover()?;
         let settings = rules.settings()?;
         let next = |at: usize| settings.spare[at].load();
         let mut change = Self {
             dir: dir.to_owned(),
             table: Table::read(&rules)?,
-            regions: Regions::new(rules.lists.all().len() as u32, next(spare::LISTS)),
+            regions: Regions::new(rules.words_made(), next(spare::LISTS)),
             dest_slots: Slots::new(rules.dests.all().len() as u32, next(spare::DESTS)),
-            service_slots: Slots::new(rules.sched.all().len() as u32, next(spare::SERVICES)),
+            service_slots: Slots::new(rules.services_made(), next(spare::SERVICES)),
             books: Books::read(pins::fd(&rules.books)).context("reading the counters")?,
             meter: Meter::new().context("counting CPUs")?,
             marks: Marks::read(&rules)?,
@@ -200,7 +202,7 @@ impl Change {
             return Err(Refusal::ServiceExists);
         }
         self.fits(1 + sched::table_len(conf.scheduler, 0))?;
-        let slot = self.service_slot().ok_or(Refusal::NoMemory)?;
+        let slot = self.service_slot()?;
         let serial = self.serial()?;
         let end = &self.rules.settings()?.services_end;
         end.store(end.load().max(slot + 1));
@@ -221,13 +223,17 @@ impl Change {
     }
 
     /// A free slot, else that of a service which leaves: a whole table can be replaced by another one at once.
-    fn service_slot(&mut self) -> Option<u32> {
+    fn service_slot(&mut self) -> Refused<u32> {
+        if self.service_slots.wants(self.rules.sizes().services()).is_some() {
+            self.rules.rates.grow(self.rules.rates.room() + 1)?;
+            self.service_slots.grow(self.rules.services_made());
+        }
         if let Some(room) = self.service_slots.alloc() {
             self.must_wait |= room.wrapped;
-            return Some(room.start);
+            return Ok(room.start);
         }
         self.inherits_slots = true;
-        self.left_slots.pop()
+        self.left_slots.pop().ok_or(Refusal::NoMemory)
     }
 
     /// Replaces a service's settings.
@@ -331,6 +337,7 @@ impl Change {
             // Packets may still be reading what the slot was before.
             syscall::wait_for_readers()?;
         }
+        self.rules.rates.grow(estimate::of_dest(room.start) + 1)?;
         self.books.drop_book(room.start);
         self.rules.rate(room.start).inspect(|rate| rate.reset());
         self.clear_counters(room.start)?;
@@ -454,7 +461,11 @@ impl Change {
 
     /// Is there room for so many words? Asked before anything is touched.
     fn fits(&self, words: usize) -> Refused<()> {
-        if self.regions.has_room(words as u32) { Ok(()) } else { Err(Refusal::NoMemory) }
+        if self.regions.has_room(words as u32, self.rules.sizes().words()) {
+            Ok(())
+        } else {
+            Err(Refusal::NoMemory)
+        }
     }
 
     /// Zeroes counters.

@@ -16,7 +16,7 @@ use lb_common::tables::LAYOUT;
 use super::clock;
 use super::pins::{self, BOOKS, RULES, Spec, TRAFFIC};
 use super::sizes::{RuleSizes, Sizes};
-use super::{local, output, said, syscall};
+use super::{local, output, pieces, said, syscall};
 use crate::program;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf"));
@@ -67,6 +67,7 @@ pub fn rules(dir: &Path, sizes: &RuleSizes, undo: &mut Undo) -> Result<()> {
     for spec in RULES.iter().chain([&BOOKS]) {
         remove(&dir.join(spec.name))?;
     }
+    pieces::remove(dir)?;
     let mut loader = EbpfLoader::new();
     loader.btf(None);
     for spec in &RULES {
@@ -85,6 +86,7 @@ pub fn rules(dir: &Path, sizes: &RuleSizes, undo: &mut Undo) -> Result<()> {
             first_settings(&map)?;
         }
         undo.pin(pins::fd(&map), dir.join(spec.name))?;
+        pieces::first(dir, spec.name, map, undo)?;
     }
     Ok(())
 }
@@ -112,6 +114,7 @@ fn take(ebpf: &mut Ebpf, name: &str) -> Result<MapData> {
             Map::Array(map)
             | Map::HashMap(map)
             | Map::PerCpuArray(map)
+            | Map::ArrayOfMaps(map)
             | Map::LruHashMap(map)
             | Map::DevMapHash(map),
         ) => Ok(map),

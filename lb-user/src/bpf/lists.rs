@@ -3,6 +3,8 @@
 //! Both are given out next-fit, from where the last command stopped, so that what has just been freed is used again
 //! as late as possible: a packet that is still reading an old list finds it unchanged. Only when the search starts
 //! over from the beginning does the caller have to wait for readers.
+//!
+//! Where there may be more, starting over is not worth it while most is in use: more is made then ([`is_tight`]).
 
 use std::collections::BTreeMap;
 
@@ -15,10 +17,17 @@ pub struct Room {
     pub wrapped: bool,
 }
 
+/// Is more than three quarters in use? A search that started over would soon do so again.
+fn is_tight(used: u32, size: u32) -> bool {
+    used > size / 4 * 3
+}
+
 /// Regions in use.
 #[derive(Debug)]
 pub struct Regions {
     used: BTreeMap<u32, u32>,
+    /// Words in use.
+    taken: u32,
     size: u32,
     next: u32,
 }
@@ -26,7 +35,7 @@ pub struct Regions {
 impl Regions {
     /// None, of `size` words; the search starts at `next`.
     pub fn new(size: u32, next: u32) -> Self {
-        Self { used: BTreeMap::new(), size, next: if next < size { next } else { 0 } }
+        Self { used: BTreeMap::new(), taken: 0, size, next: next.min(size) }
     }
 
     /// Where the next search starts.
@@ -37,13 +46,38 @@ impl Regions {
     /// This one is in use.
     pub fn mark(&mut self, start: u32, len: u32) {
         if len > 0 {
-            self.used.insert(start, len);
+            let before = self.used.insert(start, len);
+            self.taken = self.taken + len - before.unwrap_or(0);
         }
     }
 
     /// No longer.
     pub fn free(&mut self, start: u32) {
-        self.used.remove(&start);
+        self.taken -= self.used.remove(&start).unwrap_or(0);
+    }
+
+    /// There are so many words now.
+    pub fn grow(&mut self, size: u32) {
+        self.size = self.size.max(size);
+    }
+
+    /// How many words there should be for `len` more, if there may be `most`. `None`: those there are will do.
+    pub fn wants(&self, len: u32, most: u32) -> Option<u32> {
+        if self.size >= most || self.gap(self.next, self.size, len).is_some() {
+            return None;
+        }
+        let tight = is_tight(self.taken.saturating_add(len), self.size);
+        if !tight && self.gap(0, self.size, len).is_some() {
+            return None;
+        }
+        let end = self.end().saturating_add(len);
+        // No gap up to the very end: what can be used is used.
+        (end <= most).then_some(end.max(self.size + 1))
+    }
+
+    /// Where the last region ends.
+    fn end(&self) -> u32 {
+        self.used.last_key_value().map_or(0, |(start, len)| start + len)
     }
 
     /// Room for `len` words.
@@ -52,13 +86,13 @@ impl Regions {
         let found =
             found.or_else(|| self.gap(0, self.size, len).map(|start| Room { start, wrapped: true }))?;
         self.mark(found.start, len);
-        self.next = if found.start + len < self.size { found.start + len } else { 0 };
+        self.next = found.start + len;
         Some(found)
     }
 
-    /// Would [`Regions::alloc`] find room?
-    pub fn has_room(&self, len: u32) -> bool {
-        self.gap(self.next, self.size, len).or_else(|| self.gap(0, self.size, len)).is_some()
+    /// Would [`Regions::alloc`] find room, if there were `most` words?
+    pub fn has_room(&self, len: u32, most: u32) -> bool {
+        self.gap(self.next, most, len).or_else(|| self.gap(0, most, len)).is_some()
     }
 
     /// The first gap from `from` on.
@@ -88,11 +122,7 @@ pub struct Slots {
 impl Slots {
     /// None, of `size`; the search starts at `next`.
     pub fn new(size: u32, next: u32) -> Self {
-        Self {
-            used: vec![false; size as usize],
-            free: size as usize,
-            next: if next < size { next } else { 0 },
-        }
+        Self { used: vec![false; size as usize], free: size as usize, next: next.min(size) }
     }
 
     /// Where the next search starts.
@@ -116,6 +146,21 @@ impl Slots {
         1 + after.take_while(|used| !**used).count() as u32
     }
 
+    /// There are so many now.
+    pub fn grow(&mut self, size: u32) {
+        let more = (size as usize).saturating_sub(self.used.len());
+        self.used.resize(self.used.len() + more, false);
+        self.free += more;
+    }
+
+    /// How many there should be for one more, if there may be `most`. `None`: those there are will do.
+    pub fn wants(&self, most: u32) -> Option<u32> {
+        let size = self.used.len() as u32;
+        let tight = self.free == 0 || is_tight(size - self.free as u32, size);
+        let wants = size < most && tight && self.used.iter().skip(self.next as usize).all(|used| *used);
+        wants.then_some(size + 1)
+    }
+
     /// Is there a free one?
     pub fn is_free(&self) -> bool {
         self.free > 0
@@ -134,7 +179,7 @@ impl Slots {
             None => Room { start: self.used.iter().position(free)? as u32, wrapped: true },
         };
         self.set(found.start, true);
-        self.next = if (found.start as usize) + 1 < self.used.len() { found.start + 1 } else { 0 };
+        self.next = found.start + 1;
         Some(found)
     }
 }
@@ -163,13 +208,59 @@ mod tests {
         let mut slots = Slots::new(3, 2);
         slots.set(0, true);
         assert_eq!(slots.alloc(), Some(Room { start: 2, wrapped: false }));
-        assert_eq!(slots.alloc(), Some(Room { start: 1, wrapped: false }));
+        assert_eq!(slots.alloc(), Some(Room { start: 1, wrapped: true }));
         assert_eq!(slots.alloc(), None);
         slots.set(0, false);
         slots.set(1, false);
         assert_eq!((slots.run(0, 9), slots.run(0, 1), slots.run(2, 9)), (2, 1, 1));
         slots.set(1, true);
         assert_eq!(slots.alloc(), Some(Room { start: 0, wrapped: true }));
+    }
+
+    #[test]
+    fn whoever_comes_to_the_end_starts_over() {
+        let mut regions = Regions::new(8, 0);
+        assert_eq!(regions.alloc(8), Some(Room { start: 0, wrapped: false }));
+        assert_eq!(regions.next(), 8);
+        regions.free(0);
+        // Kept over commands.
+        let mut regions = Regions::new(8, regions.next());
+        assert_eq!(regions.alloc(4), Some(Room { start: 0, wrapped: true }));
+        let mut slots = Slots::new(1, 0);
+        slots.alloc();
+        slots.set(0, false);
+        let mut slots = Slots::new(1, slots.next());
+        assert_eq!(slots.alloc(), Some(Room { start: 0, wrapped: true }));
+    }
+
+    #[test]
+    fn more_is_wanted_while_most_is_in_use() {
+        let mut regions = Regions::new(16, 0);
+        assert_eq!(regions.wants(16, 64), None);
+        // Larger than all there is.
+        assert_eq!(regions.wants(17, 64), Some(17));
+        assert_eq!(regions.wants(65, 64), None);
+        assert!((0..4).all(|_| regions.alloc(4).is_some()));
+        assert_eq!(regions.wants(1, 16), None, "there is no more");
+        assert_eq!(regions.wants(1, 64), Some(17));
+        // Half is free again, behind the search.
+        regions.free(0);
+        regions.free(4);
+        assert_eq!(regions.wants(4, 64), None);
+        assert_eq!(regions.wants(5, 64), Some(21));
+        assert!(regions.has_room(48, 64) && !regions.has_room(49, 64));
+        regions.grow(32);
+        assert_eq!(regions.alloc(9), Some(Room { start: 16, wrapped: false }));
+
+        let mut slots = Slots::new(8, 0);
+        assert!((0..8).all(|_| slots.alloc().is_some()));
+        assert_eq!((slots.wants(8), slots.wants(64)), (None, Some(9)));
+        slots.set(3, false);
+        assert_eq!(slots.wants(64), Some(9), "it would start over with every one");
+        slots.set(4, false);
+        assert_eq!(slots.wants(64), None);
+        slots.grow(16);
+        assert_eq!(slots.alloc(), Some(Room { start: 8, wrapped: false }));
     }
 
     proptest! {

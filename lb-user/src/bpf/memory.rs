@@ -55,6 +55,8 @@ pub struct Mapped<T: Shared> {
 
 // SAFETY: the mapping is the value's own, and any thread's as good; what lies in it is cells.
 unsafe impl<T: Shared> Send for Mapped<T> {}
+// SAFETY: cells may be read and written by any thread at any time.
+unsafe impl<T: Shared> Sync for Mapped<T> {}
 
 impl<T: Shared> Mapped<T> {
     /// Maps the first `count` elements of an mmapable array whose elements are `T`s. The caller has compared sizes.

@@ -6,6 +6,7 @@
 //! | [`lock`] | one command at a time |
 //! | [`pins`] | what maps there are, and whether a pinned one is what it should be |
 //! | [`sizes`] | how large they are made |
+//! | [`pieces`] | those that grow |
 //! | [`create`] | the object file: creating maps, loading programs |
 //! | [`memory`], [`syscall`] | the only unsafe code: shared memory and bpf(2) |
 //! | [`table`] | services, dests and lists in memory, as the maps have them |
@@ -50,6 +51,7 @@ pub mod marks;
 pub mod memory;
 pub mod netlink;
 pub mod output;
+pub mod pieces;
 pub mod pins;
 pub mod probes;
 pub mod publish;

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -22,6 +22,8 @@ use lb_common::tables::{Control, Counters, FILTER_BITS, LAYOUT};
 
 use super::bpffs::outside;
 use super::memory::{Access, Mapped};
+use super::pieces::Pieces;
+use super::sizes::RuleSizes;
 use super::stats::{BOOK, Book};
 use super::syscall;
 
@@ -34,7 +36,7 @@ pub struct Spec {
     key: usize,
     value: usize,
     /// How many elements; `None`: as [`super::sizes`] has it.
-    entries: Option<u32>,
+    pub(super) entries: Option<u32>,
     flags: u32,
 }
 
@@ -53,6 +55,11 @@ const fn per_cpu(name: &'static str, value: usize, entries: Option<u32>) -> Spec
     Spec { name, kind: MapType::PerCpuArray, key: 4, value, entries, flags: 0 }
 }
 
+/// A map of pieces, which [`PIECES`] describes.
+const fn of_pieces(name: &'static str) -> Spec {
+    Spec { name, kind: super::pieces::OUTER, key: 4, value: 4, entries: None, flags: 0 }
+}
+
 /// A client's hop: address, family, and the way there ([`SharedHop`]).
 const CLIENT_HOP: usize = 16 + 8 + size_of::<SharedHop>();
 /// Words of the address filter.
@@ -64,11 +71,17 @@ pub const RULES: [Spec; 9] = [
     hash("services", size_of::<ServiceKey>(), size_of::<Service>(), None),
     array("marks", size_of::<MarkRule>(), Some(2 * MOST)),
     array("sched", size_of::<SchedState>(), None),
-    array("lists", 8, None),
+    of_pieces("lists"),
     array("dests", size_of::<Dest>(), None),
     per_cpu("stats", size_of::<Counters>(), None),
-    array("rates", size_of::<Rate>(), None),
+    of_pieces("rates"),
     array("settings", size_of::<Settings>(), Some(1)),
+];
+
+/// Pieces of the maps that grow.
+pub const PIECES: [Spec; 2] = [
+    array("lists", 8, Some(lb_common::pieces::LISTS.len)),
+    array("rates", size_of::<Rate>(), Some(lb_common::pieces::RATES.len)),
 ];
 
 /// The control side's own map beside them.
@@ -121,6 +134,11 @@ pub const TRAFFIC: [Spec; 15] = [
     Spec { name: "sweeper", kind: MapType::Array, key: 4, value: 80, entries: Some(1), flags: 0 },
 ];
 
+/// The spec of a map of the rules.
+pub fn rules(name: &str) -> Result<&'static Spec> {
+    RULES.iter().find(|spec| spec.name == name).with_context(|| format!("no map is called {name}"))
+}
+
 /// The spec of a map of traffic.
 pub fn traffic(name: &str) -> Result<&'static Spec> {
     TRAFFIC.iter().find(|spec| spec.name == name).with_context(|| format!("no map is called {name}"))
@@ -129,17 +147,21 @@ pub fn traffic(name: &str) -> Result<&'static Spec> {
 impl Spec {
     /// Opens the pinned map, if there is one, and checks it.
     pub fn open(&self, dir: &Path) -> Result<Option<MapData>> {
-        let path = dir.join(self.name);
-        let map = match MapData::from_pin(&path) {
+        self.open_at(&dir.join(self.name))
+    }
+
+    /// The same, of a map pinned somewhere.
+    pub fn open_at(&self, path: &Path) -> Result<Option<MapData>> {
+        let map = match MapData::from_pin(path) {
             Ok(map) => map,
             Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
                 return Ok(None);
             }
             Err(_) if !path.exists() => return Ok(None),
-            Err(_) => bail!("{}: {}", outside(&path).display(), self.foreign("no map at all")),
+            Err(_) => bail!("{}: {}", outside(path).display(), self.foreign("no map at all")),
         };
         if !syscall::is_map(fd(&map)) {
-            bail!("{}: {}", outside(&path).display(), self.foreign("no map at all"));
+            bail!("{}: {}", outside(path).display(), self.foreign("no map at all"));
         }
         let info = map.info().with_context(|| format!("asking about {}", path.display()))?;
         let found = (info.key_size() as usize, info.value_size() as usize, info.max_entries());
@@ -150,9 +172,19 @@ impl Spec {
             && info.map_flags() & !RDONLY_PROG == self.flags;
         if !fits {
             let what = format!("a map of {} elements, {} bytes by {} bytes", found.2, found.1, found.0);
-            bail!("{}: {}", outside(&path).display(), self.foreign(&what));
+            bail!("{}: {}", outside(path).display(), self.foreign(&what));
         }
         Ok(Some(map))
+    }
+
+    /// Makes such a map, of a size that is not left open.
+    pub fn create(&self) -> io::Result<OwnedFd> {
+        let entries = self.entries.ok_or(io::ErrorKind::InvalidInput)?;
+        syscall::create(
+            self.kind as u32,
+            self.name,
+            [self.key as u32, self.value as u32, entries, self.flags],
+        )
     }
 
     /// As [`Spec::open`], where the map has to be there.
@@ -197,13 +229,13 @@ pub struct Rules {
     /// What schedulers remember.
     pub sched: Mapped<SchedState>,
     /// Lists and tables.
-    pub lists: Mapped<lb_common::cell::Cell64>,
+    pub lists: Pieces<Mapped<lb_common::cell::Cell64>>,
     /// Dests.
     pub dests: Mapped<Dest>,
     /// Counters.
     pub stats: MapData,
     /// Estimators: see [`Rules::rate`].
-    rates: Mapped<Rate>,
+    pub rates: Pieces<Mapped<Rate>>,
     /// What counters are relative to.
     pub books: MapData,
 }
@@ -211,28 +243,48 @@ pub struct Rules {
 impl Rules {
     /// Opens them. `None`: there are none.
     pub fn open(dir: &Path) -> Result<Option<Self>> {
-        let [filter, services, marks, sched, lists, dests, stats, rates, settings] = &RULES;
-        let Some(settings) = settings.open(dir)? else { return Ok(None) };
-        let settings: Mapped<Settings> = map(&settings, 1)?;
-        let layout = settings.get(0).map_or(0, |s| s.layout.load());
-        ensure!(
-            layout == LAYOUT,
-            "the tables in {} have layout {layout}, this program knows {LAYOUT}: use the version that made them, or \
-             start over with `lb-user detach --purge`",
-            outside(dir).display()
-        );
+        let [filter, services, marks, sched, _, dests, stats, ..] = &RULES;
+        let Some(settings) = settings(dir)? else { return Ok(None) };
+        let [lists, rates] = &PIECES;
         Ok(Some(Self {
             settings,
             filter: map(&filter.require(dir)?, FILTER_WORDS)?,
             services: services.require(dir)?,
             marks: marks.require(dir)?,
             sched: map_whole(&sched.require(dir)?)?,
-            lists: map_whole(&lists.require(dir)?)?,
+            lists: Pieces::open(dir, lists)?,
             dests: map_whole(&dests.require(dir)?)?,
             stats: stats.require(dir)?,
-            rates: map_whole(&rates.require(dir)?)?,
+            rates: Pieces::open(dir, rates)?,
             books: BOOKS.require(dir)?,
         }))
+    }
+
+    /// Enters what a command that was killed has made. Only who changes the table does so.
+    pub fn recover(&mut self) -> Result<()> {
+        self.lists.recover()?;
+        self.rates.recover()
+    }
+
+    /// Lets packets have the room that was made.
+    pub fn enter(&mut self) -> Result<()> {
+        self.lists.enter()?;
+        self.rates.enter()
+    }
+
+    /// How many dests there may be, and services.
+    pub fn sizes(&self) -> RuleSizes {
+        RuleSizes::of_services(self.sched.all().len() as u32)
+    }
+
+    /// How many services there is room for.
+    pub fn services_made(&self) -> u32 {
+        estimate::services(self.rates.room()).min(self.sizes().services())
+    }
+
+    /// How many words of lists and tables there is room for.
+    pub fn words_made(&self) -> u32 {
+        self.lists.room().min(self.sizes().words())
     }
 
     /// A dest's estimator.
@@ -256,8 +308,23 @@ impl Rules {
     }
 }
 
+/// The settings, if there is a table and it has the layout this program knows.
+pub fn settings(dir: &Path) -> Result<Option<Mapped<Settings>>> {
+    let [.., settings] = &RULES;
+    let Some(settings) = settings.open(dir)? else { return Ok(None) };
+    let settings: Mapped<Settings> = map(&settings, 1)?;
+    let layout = settings.get(0).map_or(0, |s| s.layout.load());
+    ensure!(
+        layout == LAYOUT,
+        "the tables in {} have layout {layout}, this program knows {LAYOUT}: use the version that made them, or \
+         start over with `lb-user detach --purge`",
+        outside(dir).display()
+    );
+    Ok(Some(settings))
+}
+
 /// Maps an array of a size of its own.
-fn map_whole<T: super::memory::Shared>(of: &MapData) -> Result<Mapped<T>> {
+pub fn map_whole<T: super::memory::Shared>(of: &MapData) -> Result<Mapped<T>> {
     map(of, entries(of)? as usize)
 }
 

@@ -1,6 +1,7 @@
 //! From a changed table to the maps. In this order, so that a packet sees a service before the change or after it:
-//! filter bits that are new; lists and scheduler tables in room nobody reads; the services' values, each whole; what
-//! schedulers remember; the dests' places in their services' trees; how many services there are; then what has left.
+//! filter bits that are new; lists and scheduler tables in room nobody reads, and the pieces that were made for them; the
+//! services' values, each whole; what schedulers remember; the dests' places in their services' trees; how many services
+//! there are; then what has left.
 
 use std::collections::HashSet;
 use std::os::fd::AsFd as _;
@@ -37,6 +38,7 @@ impl Change {
         let mut old = Vec::new();
         let mut changed: Vec<Row> = self.table.rows.values().filter(|row| row.changed).cloned().collect();
         self.place_all(&mut changed, &mut old)?;
+        self.rules.enter()?;
         self.rules.settings()?.services_change();
         self.remove_services()?;
         self.put_services(&changed)?;
@@ -114,14 +116,18 @@ impl Change {
 
     /// Writes words where nobody reads.
     fn write_words(&mut self, words: &[u32], least: u32) -> Refused<u32> {
-        let room = self.regions.alloc((words.len() as u32).max(least)).ok_or(Refusal::NoMemory)?;
-        let Room { start, wrapped } = room;
+        let len = (words.len() as u32).max(least);
+        if let Some(wanted) = self.regions.wants(len, self.rules.sizes().words()) {
+            self.rules.lists.grow(wanted)?;
+            self.regions.grow(self.rules.words_made());
+        }
+        let Room { start, wrapped } = self.regions.alloc(len).ok_or(Refusal::NoMemory)?;
         if wrapped || self.must_wait {
             syscall::wait_for_readers()?;
             self.must_wait = false;
         }
-        let cells = self.rules.lists.all().get(start as usize..).unwrap_or_default();
-        cells.iter().zip(words).for_each(|(cell, word)| cell.store(u64::from(*word)));
+        let cells = self.rules.lists.range(start, words.len() as u32);
+        cells.zip(words).for_each(|(cell, word)| cell.store(u64::from(*word)));
         Ok(start)
     }
 

@@ -1,4 +1,4 @@
-//! How large the maps are made. None of them can grow: a size is for good.
+//! How large the maps are made, and how large those may grow that do ([`super::pieces`]). That is for good.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,8 +6,9 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use lb_common::conn::bound;
-use lb_common::estimate::{self, Rate};
+use lb_common::estimate;
 use lb_common::ip::{V4, V6};
+use lb_common::pieces;
 use lb_common::table::most_second;
 
 use super::bpffs::outside;
@@ -24,15 +25,15 @@ pub struct Asked {
     pub dests: Option<u32>,
 }
 
+/// Dests to a service.
+const PER_SERVICE: u32 = 8;
+/// Words of lists and scheduler tables for each dest that there may be.
+const WORDS: u32 = 32;
 /// Bytes that every dest slot takes on every CPU: its counters.
 const PER_CPU: u64 = size_of::<lb_common::tables::Counters>() as u64;
-/// Words of lists and scheduler tables for each dest slot.
-const WORDS: u32 = 32;
-/// Bytes that every dest slot takes besides: itself, its counters' place, its rates, words of lists, and an eighth of a service.
-const SHARED: u64 = (size_of::<lb_common::dest::Dest>() + 8 + size_of::<Rate>()) as u64
-    + WORDS as u64 * 8
-    + 16
-    + size_of::<Rate>() as u64 / 8;
+/// Bytes that every dest slot takes besides: itself, its counters' place, its and its service's places in hash tables, an
+/// eighth of a service's cursors. Lists, tables and rates take memory as they come.
+const SHARED: u64 = (size_of::<lb_common::dest::Dest>() + 8 + 48) as u64;
 
 /// Of the maps of services and dests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,9 +69,14 @@ impl RuleSizes {
         Self { dests: 1 << dests.ilog2() }
     }
 
+    /// Of a table with room for so many services.
+    pub fn of_services(services: u32) -> Self {
+        Self { dests: services.saturating_mul(PER_SERVICE) }
+    }
+
     /// Services: one for eight dests.
     pub fn services(&self) -> u32 {
-        self.dests / 8
+        self.dests / PER_SERVICE
     }
 
     /// Words for dest lists and scheduler tables.
@@ -81,10 +87,10 @@ impl RuleSizes {
     /// Elements of a map, if they depend on this.
     pub fn of_map(&self, name: &str) -> Option<u32> {
         Some(match name {
-            "dests" | "stats" => self.dests,
             "services" | "sched" => self.services(),
-            "lists" => self.words(),
-            "rates" => estimate::places(self.dests),
+            "dests" | "stats" => self.dests,
+            "lists" => pieces::LISTS.count(self.words()),
+            "rates" => pieces::RATES.count(estimate::places(self.dests)),
             name if name == BOOKS.name => self.dests + self.services(),
             _ => return None,
         })
@@ -107,7 +113,7 @@ impl RuleSizes {
         }
     }
 
-    /// Is there memory for them?
+    /// Is there memory for what is made beforehand?
     fn fit_memory(&self) -> Result<()> {
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
         let wanted = u64::from(self.dests) * (SHARED + PER_CPU * cpus as u64);
@@ -116,14 +122,11 @@ impl RuleSizes {
 
     /// Of the maps that are there. `None`: there are none.
     pub fn present(dir: &Path) -> Result<Option<Self>> {
-        let [.., settings] = &RULES;
-        if settings.open(dir)?.is_none() {
+        if pins::settings(dir)?.is_none() {
             return Ok(None);
         }
-        let mut found = found(dir, RULES.iter().chain([&BOOKS]))?;
-        // Other versions have made other choices here.
-        found.remove("lists");
-        let sizes = Self { dests: found.get("dests").copied().unwrap_or_default() };
+        let found = found(dir, RULES.iter().chain([&BOOKS]))?;
+        let sizes = Self::of_services(found.get("services").copied().unwrap_or_default());
         let whole = found.iter().all(|(name, size)| sizes.of_map(name).is_none_or(|of| of == *size));
         ensure!(
             whole && sizes.dests.is_power_of_two() && sizes.dests <= Self::MOST,
@@ -255,16 +258,9 @@ mod tests {
 
     #[test]
     fn rules_by_memory() {
-        for (gigabytes, cpus, dests) in [
-            (0, 1, 15),
-            (1, 1, 15),
-            (2, 1, 16),
-            (3, 1, 17),
-            (24, 2, 17),
-            (4, 64, 15),
-            (16, 64, 17),
-            (512, 64, 17),
-        ] {
+        for (gigabytes, cpus, dests) in
+            [(0, 1, 15), (1, 1, 16), (2, 1, 17), (24, 2, 17), (4, 64, 15), (16, 64, 17), (512, 64, 17)]
+        {
             assert_eq!(
                 RuleSizes::for_memory(gigabytes << 30, cpus).dests,
                 1 << dests,
@@ -280,7 +276,12 @@ mod tests {
         assert_eq!(RuleSizes::of(u32::MAX).dests, 1 << 20);
         let sizes = RuleSizes::of(1 << 17);
         assert_eq!(sizes.of_map("services"), Some(16_384));
-        assert_eq!(sizes.of_map("lists"), Some(1 << 22));
+        assert_eq!(sizes, RuleSizes::of_services(16_384));
+        assert_eq!(sizes.words(), 1 << 22);
+        for (map, count) in [("lists", 32), ("dests", 131_072), ("stats", 131_072), ("rates", 19)] {
+            assert_eq!(sizes.of_map(map), Some(count), "{map}");
+        }
+        assert_eq!(RuleSizes::of(1).of_map("lists"), Some(1));
         assert_eq!(sizes.of_map("books"), Some(131_072 + 16_384));
         assert_eq!(sizes.of_map("marks"), None);
     }

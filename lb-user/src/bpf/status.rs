@@ -19,7 +19,7 @@ use super::pins::{self, BOOKS, RULES, Rules, TRAFFIC, traffic};
 use super::route::{Nic, Router};
 use super::sizes::Sizes;
 use super::table::{self, Row, Table};
-use super::{bpffs, dests, route, syscall};
+use super::{bpffs, dests, pieces, route, syscall};
 use crate::control::model::Rates;
 use crate::sync::daemon::{self, Running};
 
@@ -89,8 +89,10 @@ pub struct Tables {
 pub struct Taken {
     /// So much.
     pub used: usize,
-    /// Of so much.
-    pub room: usize,
+    /// Of so much that there is memory for now.
+    pub made: u32,
+    /// There may be so much.
+    pub room: u32,
 }
 
 /// The maps of the rules.
@@ -109,7 +111,7 @@ pub struct Room {
 pub struct Memory {
     /// Of the maps of connections and traffic, made by `attach`.
     pub traffic: u64,
-    /// Of the maps of services and dests, as many as there may be.
+    /// Of the maps of services and dests, as far as they are made.
     pub rules: u64,
     /// Of each map.
     pub maps: BTreeMap<String, u64>,
@@ -244,11 +246,13 @@ fn tables(dir: &Path) -> Result<Option<Tables>> {
 
 fn room(rules: &Rules, table: &Table) -> Room {
     let words = |row: &Row| (row.value.dests.max(1) + row.value.table_len) as usize;
-    let (sched, dests, lists) = (rules.sched.all(), rules.dests.all(), rules.lists.all());
+    let sizes = rules.sizes();
+    let dests = rules.dests.all().iter().filter(|dest| dests::used(dest)).count();
+    let words = table.rows.values().map(words).sum();
     Room {
-        services: Taken { used: table.rows.len(), room: sched.len() },
-        dests: Taken { used: dests.iter().filter(|dest| dests::used(dest)).count(), room: dests.len() },
-        lists: Taken { used: table.rows.values().map(words).sum(), room: lists.len() },
+        services: Taken { used: table.rows.len(), made: rules.services_made(), room: sizes.services() },
+        dests: Taken { used: dests, made: sizes.dests, room: sizes.dests },
+        lists: Taken { used: words, made: rules.words_made(), room: sizes.words() },
     }
 }
 
@@ -259,7 +263,7 @@ fn memory(dir: &Path) -> Result<Memory> {
         if let Some(map) = spec.open(dir)? {
             let bytes = syscall::map_memory(pins::fd(&map))
                 .with_context(|| format!("asking how large {} is", spec.name))?;
-            maps.insert(spec.name.to_owned(), bytes);
+            maps.insert(spec.name.to_owned(), bytes + pieces::memory(dir, spec.name)?);
         }
     }
     let rules = RULES.iter().chain([&BOOKS]).filter_map(|spec| maps.get(spec.name)).sum();
@@ -325,7 +329,7 @@ impl Status {
                 "sweep_ns": tables.sweep_ns,
             })
         });
-        let taken = |taken: Taken| json!({ "used": taken.used, "room": taken.room });
+        let taken = |taken: Taken| json!({ "used": taken.used, "made": taken.made, "room": taken.room });
         let room = |room: Room| json!({ "services": taken(room.services), "dests": taken(room.dests), "lists": taken(room.lists) });
         let interface = |nic: &Interface| {
             json!({

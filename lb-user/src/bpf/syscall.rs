@@ -95,12 +95,17 @@ fn or_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 
 /// Creates a hash map.
 pub fn create_hash(name: &str, key: u32, value: u32, entries: u32) -> io::Result<OwnedFd> {
-    const HASH: u64 = 1;
-    const NO_PREALLOC: u64 = 1;
+    const HASH: u32 = 1;
+    const NO_PREALLOC: u32 = 1;
+    create(HASH, name, [key, value, entries, NO_PREALLOC])
+}
+
+/// Creates a map of a kind, with sizes of keys and values, how many of them, and `BPF_F_` flags.
+pub fn create(kind: u32, name: &str, [key, value, entries, flags]: [u32; 4]) -> io::Result<OwnedFd> {
     let mut attr = Attr([0; 16]);
-    attr.0[0] = HASH | u64::from(key) << 32;
+    attr.0[0] = u64::from(kind) | u64::from(key) << 32;
     attr.0[1] = u64::from(value) | u64::from(entries) << 32;
-    attr.0[2] = NO_PREALLOC;
+    attr.0[2] = u64::from(flags);
     let mut text = [0u8; 16];
     for (to, from) in text.iter_mut().take(15).zip(name.bytes()) {
         *to = from;

@@ -131,8 +131,7 @@ impl Table {
         let services: Vec<(ServiceKey, Service)> =
             syscall::all(pins::fd(&rules.services)).context("reading the services")?;
         let rows = services.into_iter().map(|(key, value)| {
-            let words = rules.lists.all().get(value.list as usize..).unwrap_or_default();
-            let list = words.iter().take(value.dests as usize).map(|cell| cell.load() as u32).collect();
+            let list = rules.lists.range(value.list, value.dests).map(|cell| cell.load() as u32).collect();
             (key, Row { key, value, list, cursor: None, changed: false, relist: false })
         });
         Ok(Self { rows: rows.collect() })

@@ -49,6 +49,13 @@ impl Desk {
         self.netns.enter(|| run::run_with(command, input, LIMIT))?
     }
 
+    /// Restores a table, all of it.
+    pub fn restore(&self, rules: &str) -> Result<()> {
+        let said = self.run(&mut self.tool("ipvsadm-restore"), rules.as_bytes())?;
+        ensure!(said.status == 0 && said.stderr.is_empty(), "restoring: {:.300}", said.stderr);
+        Ok(())
+    }
+
     /// Where the maps are pinned.
     pub fn pins(&self) -> Result<PathBuf> {
         self.netns.enter(|| bpffs::instance(None))?

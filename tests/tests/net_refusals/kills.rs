@@ -20,12 +20,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Times between 0 and a given one, spread evenly: the same in every run.
-fn moments(longest: Duration, count: u32) -> impl Iterator<Item = Duration> {
+pub fn moments(longest: Duration, count: u32) -> impl Iterator<Item = Duration> {
     (0..count).map(move |nth| longest * (nth * 61 % count) / count)
 }
 
 /// Starts a program and kills it after a while.
-fn kill_after(program: &Path, words: &[&str], input: &Path, after: Duration) -> Result<()> {
+pub fn kill_after(program: &Path, words: &[&str], input: &Path, after: Duration) -> Result<()> {
     let name = program.file_name().context("a program has a name")?;
     let mut command = Command::new(program);
     command.arg0(name).args(words).stdin(File::open(input)?).stdout(Stdio::null()).stderr(Stdio::null());

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 const SERVICES: u32 = 10_000;
 const DESTS: u32 = 10;
 
-fn rules(services: u32, net: &str) -> String {
+pub fn rules(services: u32, net: &str) -> String {
     let mut text = String::new();
     for service in 0..services {
         let vip = format!("10.{}.{}.{}:80", 100 + service / 62_500, service / 250 % 250, service % 250 + 1);

@@ -4,6 +4,7 @@
 
 mod bpffs;
 mod desk;
+mod growth;
 mod interfaces;
 mod kills;
 mod large;
@@ -22,6 +23,9 @@ lb_tests::tests! {
     connections_are_fixed_while_attached,
     memory_of_a_million,
     memory_where_nobody_says,
+    memory_of_servers,
+    growth_over_pieces,
+    killed_growth,
     room_for_servers,
     jumbo_frames,
     foreign_maps,
@@ -40,6 +44,7 @@ lb_tests::tests! {
 }
 
 use bpffs::*;
+use growth::*;
 use interfaces::*;
 use kills::*;
 use large::*;

@@ -25,7 +25,7 @@ pub fn foreign_maps() -> Result<()> {
     let desk = Desk::with_rules()?;
     let rules = desk.rules()?;
     let dir = desk.pins()?;
-    for name in ["settings", "services", "dests", "books"] {
+    for name in ["settings", "services", "dests", "lists-0", "rates-0", "books"] {
         let (place, aside) = (dir.join(name), dir.join("aside"));
         fs::rename(&place, &aside)?;
         let foreign = syscall::create_hash("foreign", 4, 12, 77)?;
@@ -45,11 +45,13 @@ pub fn foreign_maps() -> Result<()> {
 
 fn missing_map(desk: &Desk, rules: &str) -> Result<()> {
     let dir = desk.pins()?;
-    fs::rename(dir.join("lists"), dir.join("aside"))?;
-    for (line, status) in COMMANDS {
-        desk.fails(line, status, &["lists is missing", "lb-user detach --purge"])?;
+    for name in ["lists", "rates-0"] {
+        fs::rename(dir.join(name), dir.join("aside"))?;
+        for (line, status) in COMMANDS {
+            desk.fails(line, status, &[&format!("{name} is missing"), "lb-user detach --purge"])?;
+        }
+        fs::rename(dir.join("aside"), dir.join(name))?;
     }
-    fs::rename(dir.join("aside"), dir.join("lists"))?;
     ensure!(desk.rules()? == rules);
     Ok(())
 }
