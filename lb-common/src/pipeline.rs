@@ -288,11 +288,14 @@ pub fn ipv6<P: Packet, T: Tables>(p: &mut P, t: &T, space: &mut Workspace) -> Ve
 /// [`Stage::New`]: a client's packet without a connection. The service, the dest, the entry, and on its way.
 #[inline(always)]
 pub fn newcomer<P: Packet, T: Tables>(p: &mut P, t: &T, space: &mut Workspace) -> Verdict {
-    let step = if space.family == V4::FAMILY as u32 {
-        stages::<V4, P, T>(p, t, &mut space.v4, &mut space.question, &mut space.recent)
-    } else {
-        stages::<V6, P, T>(p, t, &mut space.v6, &mut space.question, &mut space.recent)
-    };
+    let step = stages::<V4, P, T>(p, t, &mut space.v4, &mut space.question, &mut space.recent);
+    settle(step, space)
+}
+
+/// [`Stage::NewIpv6`]: the same for an IPv6 packet.
+#[inline(always)]
+pub fn newcomer_ipv6<P: Packet, T: Tables>(p: &mut P, t: &T, space: &mut Workspace) -> Verdict {
+    let step = stages::<V6, P, T>(p, t, &mut space.v6, &mut space.question, &mut space.recent);
     settle(step, space)
 }
 
@@ -303,7 +306,7 @@ pub(crate) fn settle(step: Step, space: &mut Workspace) -> Verdict {
         return Verdict::from_word(step.0);
     }
     if step.is(Step::ADMIT) {
-        return Stage::New.into();
+        return if space.family == V4::FAMILY as u32 { Stage::New.into() } else { Stage::NewIpv6.into() };
     }
     space.rest = step;
     step.rest().into()
@@ -320,14 +323,23 @@ fn stages<F: Ip, P: Packet, T: Tables>(
     if probe::concerns(t, &work.seen) {
         return Verdict::from(Stage::Probe).into();
     }
-    let mut step = t.lookup(work, question, recent);
+    let step = t.lookup(work, question, recent);
     // A known address need not be a service's, nor the balancer's at all.
     if step == Reason::NoService.into() && t.known(filter_bit(F::FAMILY, work.seen.src.mixed())) {
         return of_server(t, Reason::NoService).into();
     }
-    if step.is(Step::CALL) {
-        step = t.call(p, work, question);
-    }
+    schedule(p, t, work, question, step)
+}
+
+/// From what the service says to the packet on its way: the dest, the entry.
+#[inline(always)]
+pub(crate) fn schedule<F: Ip, P: Packet, T: Tables>(
+    p: &mut P,
+    t: &T,
+    work: &mut Work<F>,
+    question: &Question,
+    mut step: Step,
+) -> Step {
     if step.is(Step::PICK) {
         step = t.pick(question);
     }
@@ -335,7 +347,7 @@ fn stages<F: Ip, P: Packet, T: Tables>(
         step = t.open(work, question, step.word() | admit::AT_HAND);
     }
     if step.is(Step::REQUEST) || step.is(Step::BOUND) {
-        return forward::newcomer(p, t, &work.seen, step.word(), step.is(Step::BOUND));
+        return t.forward_newcomer(p, &work.seen, step.word(), step.is(Step::BOUND));
     }
     step
 }

@@ -22,7 +22,7 @@ pub struct Verdict(u64);
 
 impl Verdict {
     /// None yet: the packet goes on to the stage in the low bits. No reason's number.
-    const STAGE: u64 = u32::MAX as u64 - 6;
+    const STAGE: u64 = u32::MAX as u64 - 7;
 
     /// The stage that goes on with the packet.
     #[inline(always)]
@@ -34,7 +34,8 @@ impl Verdict {
             3 => Some(Stage::Wait),
             4 => Some(Stage::Upkeep),
             5 => Some(Stage::Probe),
-            6 => Some(Stage::Ftp),
+            6 => Some(Stage::NewIpv6),
+            7 => Some(Stage::Ftp),
             _ => None,
         }
     }
@@ -94,8 +95,10 @@ pub enum Stage {
     Upkeep = 4,
     /// [`crate::probe::process`].
     Probe = 5,
+    /// [`crate::pipeline::newcomer_ipv6`].
+    NewIpv6 = 6,
     /// [`crate::ftp::process`].
-    Ftp = 6,
+    Ftp = 7,
 }
 
 impl From<Stage> for Verdict {

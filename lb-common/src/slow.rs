@@ -10,7 +10,7 @@ use crate::forward::{self, icmp};
 use crate::ip::{Address, Ip, V4, V6};
 use crate::outer;
 use crate::packet::Packet;
-use crate::pipeline::{Step, Work, Workspace};
+use crate::pipeline::{self, Step, Work, Workspace};
 use crate::probe;
 use crate::reason::{Reason, Verdict};
 use crate::recent::Recent;
@@ -42,6 +42,10 @@ fn finish<F: Ip, P: Packet, T: Tables>(
     let mut step = rest;
     if step.is(Step::RELATED) {
         step = error(p, t, work);
+    }
+    if step.is(Step::CALL) {
+        step = t.call(p, work, question);
+        step = pipeline::schedule(p, t, work, question, step);
     }
     if step.is(Step::ADMIT) {
         step = related::schedule(t, work, question, recent);

@@ -11,11 +11,13 @@ use crate::cell::{Cell32, Cell64};
 use crate::defence;
 use crate::dest::{Dest, Hop, SharedHop};
 use crate::estimate::{self, Rate};
+use crate::forward;
 use crate::fragments::{FragKey, HeldKey, Ports, Waiting};
 use crate::ip::Ip;
 use crate::local::{Other, Peer};
 use crate::mark::MarkRule;
 use crate::packet::Packet;
+use crate::parse::Seen;
 use crate::persist;
 use crate::pipeline::{Step, Work};
 use crate::probe::{Probe, ProbeKey};
@@ -258,6 +260,13 @@ pub trait Tables {
         Self: Sized,
     {
         admit::open(self, work, question, dest)
+    }
+    /// [`forward::newcomer`].
+    fn forward_newcomer<F: Ip, P: Packet>(&self, p: &mut P, seen: &Seen<F>, word: u32, is_bound: bool) -> Step
+    where
+        Self: Sized,
+    {
+        forward::newcomer(p, self, seen, word, is_bound)
     }
     /// [`table::bury`].
     fn bury(&self, tag: u32, ctl: u32, dest: u32, slot: u32, now: u32) -> u32

@@ -30,7 +30,7 @@ pub struct Held {
 /// A fragment that has to wait, or one that others wait for: the scratch memory says which.
 #[xdp(frags)]
 fn lb_wait(ctx: XdpContext) -> u32 {
-    crate::run(&ctx, fragments::process)
+    crate::run::<{ crate::kernel::PACKETS }>(&ctx, fragments::process)
 }
 
 /// The loop's far end: what comes goes back, in as many copies as the map has places.

@@ -8,16 +8,18 @@ use aya_ebpf::helpers::generated::{
     bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_loop, bpf_map_lookup_percpu_elem,
 };
 use lb_common::addr::Family;
-use lb_common::admit::Question;
+use lb_common::admit::{self, Question};
 use lb_common::cell::{Cell32, Cell64};
 use lb_common::conn::{Bucket4, Bucket6};
 use lb_common::dest::{Dest, Hop, SharedHop};
 use lb_common::estimate::Rate;
+use lb_common::forward;
 use lb_common::fragments::{FragKey, HeldKey, Ports, Waiting};
 use lb_common::ip::Ip;
 use lb_common::local::{Other, Peer};
 use lb_common::mark::MarkRule;
 use lb_common::packet::Packet;
+use lb_common::parse::Seen;
 use lb_common::pipeline::{Step, Work};
 use lb_common::probe::{Probe, ProbeKey};
 use lb_common::reason::Reason;
@@ -55,6 +57,9 @@ pub struct At<const DESK: u32> {
 pub type Kernel = At<PACKETS>;
 /// Programs that packets run.
 pub const PACKETS: u32 = 0;
+/// The program of IPv4 packets without a connection. It has the stack to itself: what others call is a part of it, where most
+/// of these packets pass. A call costs as much as a dozen instructions.
+pub const NEWCOMERS: u32 = 2;
 /// The program that user space runs. A packet may interrupt it, on the same CPU: it has memory of its own, and inserts
 /// nothing but by [`crate::adopt`].
 pub const REQUESTS: u32 = 1;
@@ -343,7 +348,10 @@ impl<const DESK: u32> Tables for At<DESK> {
     }
     // The work and the question are in this CPU's scratch memory; the functions find them there themselves.
     #[inline(always)]
-    fn lookup<F: Ip>(&self, _: &mut Work<F>, _: &mut Question, _: &mut Recent) -> Step {
+    fn lookup<F: Ip>(&self, work: &mut Work<F>, question: &mut Question, recent: &mut Recent) -> Step {
+        if DESK == NEWCOMERS {
+            return admit::lookup(self, work, question, recent);
+        }
         Step(match F::FAMILY {
             Family::V4 => lb_lookup4(),
             Family::V6 => lb_lookup6(),
@@ -357,15 +365,35 @@ impl<const DESK: u32> Tables for At<DESK> {
         })
     }
     #[inline(always)]
-    fn pick(&self, _: &Question) -> Step {
+    fn pick(&self, question: &Question) -> Step {
+        if DESK == NEWCOMERS {
+            return admit::pick(self, question);
+        }
         Step(lb_pick())
     }
     #[inline(always)]
-    fn open<F: Ip>(&self, _: &mut Work<F>, _: &Question, dest: u32) -> Step {
+    fn open<F: Ip>(&self, work: &mut Work<F>, question: &Question, dest: u32) -> Step {
+        if DESK == NEWCOMERS {
+            return admit::open(self, work, question, dest);
+        }
         Step(match F::FAMILY {
             Family::V4 => lb_open4(dest),
             Family::V6 => lb_open6(dest),
         })
+    }
+    #[inline(always)]
+    fn forward_newcomer<F: Ip, P: Packet>(
+        &self,
+        p: &mut P,
+        seen: &Seen<F>,
+        word: u32,
+        is_bound: bool,
+    ) -> Step {
+        if DESK == NEWCOMERS {
+            forward::newcomer(p, self, seen, word, is_bound)
+        } else {
+            forward_apart(self, p, seen, word, is_bound)
+        }
     }
     #[inline(always)]
     fn bury(&self, tag: u32, ctl: u32, dest: u32, slot: u32, now: u32) -> u32 {
@@ -439,6 +467,18 @@ impl<const DESK: u32> Tables for At<DESK> {
     fn repeat<A>(&self, count: u32, acc: &mut A, step: impl Fn(&Self, &mut A, u32) -> ControlFlow<()>) {
         repeat(count, acc, |acc, i| step(self, acc, i));
     }
+}
+
+/// [`forward::newcomer`] with a stack frame of its own.
+#[inline(never)]
+fn forward_apart<F: Ip, P: Packet, T: Tables>(
+    t: &T,
+    p: &mut P,
+    seen: &Seen<F>,
+    word: u32,
+    is_bound: bool,
+) -> Step {
+    forward::newcomer(p, t, seen, word, is_bound)
 }
 
 static EMPTY4: Bucket4 = Bucket4::new();

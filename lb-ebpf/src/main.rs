@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `lb` | the balancer, on every NIC it is attached to |
 //! | `lb_ipv6` | IPv6 packets; `lb` goes on in it |
-//! | `lb_new` | packets without a connection |
+//! | `lb_new`, `lb_new6` | packets without a connection, IPv4 and IPv6 |
 //! | `lb_slow` | what few packets need |
 //! | `lb_wait` | puts fragments away that came before their first |
 //! | `lb_copies`, `lb_copy` | the loop that fetches them when the first comes |
@@ -43,70 +43,91 @@ use lb_common::reason::{Action, Reason, Stage, Verdict};
 use lb_common::{ftp, pipeline, probe, slow, upkeep};
 
 use crate::frame::Frame;
-use crate::kernel::Kernel;
+use crate::kernel::{At, NEWCOMERS, PACKETS};
 
 /// The balancer.
 #[xdp(frags)]
 #[inline(always)]
 fn lb(ctx: XdpContext) -> u32 {
-    run(&ctx, pipeline::process)
+    run::<PACKETS>(&ctx, pipeline::process)
 }
 
 /// IPv6 packets.
 #[xdp(frags)]
 #[inline(always)]
 fn lb_ipv6(ctx: XdpContext) -> u32 {
-    run(&ctx, pipeline::ipv6)
+    run::<PACKETS>(&ctx, pipeline::ipv6)
 }
 
 /// Packets without a connection.
 #[xdp(frags)]
 #[inline(always)]
 fn lb_new(ctx: XdpContext) -> u32 {
-    run(&ctx, pipeline::newcomer)
+    let Some((kernel, space)) = begin::<NEWCOMERS>(&ctx) else { return xdp_action::XDP_ABORTED };
+    // Not by `run`: the compiler would make a function of it.
+    go_on(&ctx, pipeline::newcomer(&mut Frame::new(&ctx), &kernel, space))
+}
+
+/// The same, IPv6.
+#[xdp(frags)]
+#[inline(always)]
+fn lb_new6(ctx: XdpContext) -> u32 {
+    run::<PACKETS>(&ctx, pipeline::newcomer_ipv6)
 }
 
 /// What few packets need.
 #[xdp(frags)]
 #[inline(always)]
 fn lb_slow(ctx: XdpContext) -> u32 {
-    run(&ctx, slow::process)
+    run::<PACKETS>(&ctx, slow::process)
 }
 
 /// Packets of connections whose dest is deleted or dead.
 #[xdp(frags)]
 #[inline(always)]
 fn lb_upkeep(ctx: XdpContext) -> u32 {
-    run(&ctx, upkeep::process)
+    run::<PACKETS>(&ctx, upkeep::process)
 }
 
 /// Packets of checks.
 #[xdp(frags)]
 #[inline(always)]
 fn lb_probe(ctx: XdpContext) -> u32 {
-    run(&ctx, probe::process)
+    run::<PACKETS>(&ctx, probe::process)
 }
 
 /// Packets of FTP control connections.
 #[xdp(frags)]
 #[inline(always)]
 fn lb_ftp(ctx: XdpContext) -> u32 {
-    run(&ctx, ftp::process)
+    run::<PACKETS>(&ctx, ftp::process)
 }
 
 /// A stage of the pass: its verdict is counted and carried out, or the next one goes on with what is in the scratch
 /// memory.
 #[inline(always)]
-fn run(ctx: &XdpContext, stage: impl FnOnce(&mut Frame, &Kernel, &mut Workspace) -> Verdict) -> u32 {
-    let (Some(kernel), Some(scratch)) = (Kernel::new(ctx.ctx), scratch::scratch()) else {
-        return xdp_action::XDP_ABORTED;
-    };
-    let verdict = stage(&mut Frame::new(ctx), &kernel, &mut scratch.work);
+fn run<const DESK: u32>(
+    ctx: &XdpContext,
+    stage: impl FnOnce(&mut Frame, &At<DESK>, &mut Workspace) -> Verdict,
+) -> u32 {
+    let Some((kernel, space)) = begin(ctx) else { return xdp_action::XDP_ABORTED };
+    go_on(ctx, stage(&mut Frame::new(ctx), &kernel, space))
+}
+
+/// The tables, and what the pass works on.
+#[inline(always)]
+fn begin<const DESK: u32>(ctx: &XdpContext) -> Option<(At<DESK>, &'static mut Workspace)> {
+    Some((At::new(ctx.ctx)?, &mut scratch::scratch()?.work))
+}
+
+#[inline(always)]
+fn go_on(ctx: &XdpContext, verdict: Verdict) -> u32 {
     match verdict.stage() {
         None => end(verdict),
         // Each its own jump: one for all would be an indirect one, which costs more.
         Some(Stage::Ipv6) => jump::<{ Stage::Ipv6 as u32 }>(ctx),
         Some(Stage::New) => jump::<{ Stage::New as u32 }>(ctx),
+        Some(Stage::NewIpv6) => jump::<{ Stage::NewIpv6 as u32 }>(ctx),
         Some(Stage::Slow) => jump::<{ Stage::Slow as u32 }>(ctx),
         Some(Stage::Wait) => jump::<{ Stage::Wait as u32 }>(ctx),
         Some(Stage::Upkeep) => jump::<{ Stage::Upkeep as u32 }>(ctx),

@@ -13,9 +13,10 @@ pub static PROGRAM: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"),
 pub static BENCH: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-bench"));
 
 /// The programs that `lb` ends in, by their places in the map `stages`.
-const STAGES: [(&str, Stage); 7] = [
+const STAGES: [(&str, Stage); 8] = [
     ("lb_slow", Stage::Slow),
     ("lb_new", Stage::New),
+    ("lb_new6", Stage::NewIpv6),
     ("lb_ipv6", Stage::Ipv6),
     ("lb_wait", Stage::Wait),
     ("lb_upkeep", Stage::Upkeep),

@@ -33,7 +33,7 @@ pub fn request<F: Ip, P: Packet, T: Tables>(
 
 /// A newcomer's packet goes to the dest chosen. `word`: the [`bound`] word of the connection made for it, or of none; if not
 /// `is_bound`, the slot of a connection that it is counted for here.
-#[inline(never)]
+#[inline(always)]
 pub fn newcomer<F: Ip, P: Packet, T: Tables>(
     p: &mut P,
     t: &T,

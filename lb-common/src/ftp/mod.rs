@@ -67,7 +67,7 @@ fn control<F: Ip, P: Packet, T: Tables>(
     if from_server {
         send_reply(p, t, &work.seen, slot)
     } else {
-        forward::newcomer(p, t, &work.seen, slot, false)
+        t.forward_newcomer(p, &work.seen, slot, false)
     }
 }
 

@@ -45,6 +45,7 @@ fn stages(tables: &HostTables, frame: &mut SliceFrame, space: &mut pipeline::Wor
         verdict = match stage {
             Stage::Ipv6 => pipeline::ipv6(frame, tables, space),
             Stage::New => pipeline::newcomer(frame, tables, space),
+            Stage::NewIpv6 => pipeline::newcomer_ipv6(frame, tables, space),
             Stage::Slow => slow::process(frame, tables, space),
             Stage::Wait => fragments::process(frame, tables, space),
             Stage::Upkeep => upkeep::process(frame, tables, space),
