@@ -68,3 +68,4 @@ pub mod sysctls;
 pub mod table;
 pub mod trash;
 pub mod trees;
+pub mod types;

@@ -25,7 +25,7 @@ use super::memory::{Access, Mapped};
 use super::pieces::Pieces;
 use super::sizes::RuleSizes;
 use super::stats::{BOOK, Book};
-use super::syscall;
+use super::{syscall, types};
 
 /// What a map has to be.
 #[derive(Clone, Copy, Debug)]
@@ -180,11 +180,10 @@ impl Spec {
     /// Makes such a map, of a size that is not left open.
     pub fn create(&self) -> io::Result<OwnedFd> {
         let entries = self.entries.ok_or(io::ErrorKind::InvalidInput)?;
-        syscall::create(
-            self.kind as u32,
-            self.name,
-            [self.key as u32, self.value as u32, entries, self.flags],
-        )
+        let value = self.value as u32;
+        let types = syscall::load_types(&types::of_words(value))?;
+        let sizes = [self.key as u32, value, entries, self.flags];
+        syscall::create(self.kind as u32, self.name, sizes, Some(types.as_fd()))
     }
 
     /// As [`Spec::open`], where the map has to be there.

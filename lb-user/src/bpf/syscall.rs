@@ -16,6 +16,8 @@ use lb_common::service::{Service, ServiceKey};
 use lb_common::sip::Call;
 use lb_common::tables::Counters;
 
+use super::types;
+
 /// Values the kernel may copy in and out: no padding, and every bit pattern means something.
 ///
 /// # Safety
@@ -54,6 +56,7 @@ mod command {
     pub const OBJ_GET: libc::c_int = 7;
     pub const PROG_TEST_RUN: libc::c_int = 10;
     pub const OBJ_INFO: libc::c_int = 15;
+    pub const BTF_LOAD: libc::c_int = 18;
     pub const MAP_LOOKUP_BATCH: libc::c_int = 24;
     pub const MAP_UPDATE_BATCH: libc::c_int = 26;
     pub const LINK_CREATE: libc::c_int = 28;
@@ -97,12 +100,30 @@ fn or_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 pub fn create_hash(name: &str, key: u32, value: u32, entries: u32) -> io::Result<OwnedFd> {
     const HASH: u32 = 1;
     const NO_PREALLOC: u32 = 1;
-    create(HASH, name, [key, value, entries, NO_PREALLOC])
+    create(HASH, name, [key, value, entries, NO_PREALLOC], None)
 }
 
-/// Creates a map of a kind, with sizes of keys and values, how many of them, and `BPF_F_` flags.
-pub fn create(kind: u32, name: &str, [key, value, entries, flags]: [u32; 4]) -> io::Result<OwnedFd> {
+/// Makes types known to the kernel ([`types`]).
+pub fn load_types(types: &[u32]) -> io::Result<OwnedFd> {
     let mut attr = Attr([0; 16]);
+    attr.0[0] = types.as_ptr() as u64;
+    attr.0[2] = size_of_val(types) as u64;
+    bpf(command::BTF_LOAD, &mut attr).map(new_descriptor)
+}
+
+/// Creates a map of a kind, with sizes of keys and values, how many of them, and `BPF_F_` flags; of these types, if any are
+/// given: [`types::KEY`] and [`types::VALUE`] of them.
+pub fn create(
+    kind: u32,
+    name: &str,
+    [key, value, entries, flags]: [u32; 4],
+    types: Option<BorrowedFd<'_>>,
+) -> io::Result<OwnedFd> {
+    let mut attr = Attr([0; 16]);
+    if let Some(types) = types {
+        attr.0[6] = fd(types) | u64::from(types::KEY) << 32;
+        attr.0[7] = u64::from(types::VALUE);
+    }
     attr.0[0] = u64::from(kind) | u64::from(key) << 32;
     attr.0[1] = u64::from(value) | u64::from(entries) << 32;
     attr.0[2] = u64::from(flags);
