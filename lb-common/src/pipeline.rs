@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! process ─ (ipv6) ─ receive ─┬─ of a connection: forward::request, forward::reply ─┬─ verdict
-//!                             ├─ newcomer: lookup ─ call ─ pick ─ open ─ forward ───┤
-//!                             └─────────────────────────────────────────────────────┴─ slow, fragments, upkeep, probe
+//!                             ├─ newcomer: lookup ─ pick ─ open ─ forward ──────────┤
+//!                             └─────────────────────────────────────────────────────┴─ slow, fragments, upkeep, probe, ftp
 //! ```
 //!
 //! What belongs to a known connection is sent on within the first program, without a call: that costs as much as a dozen
