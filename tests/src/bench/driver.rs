@@ -2,6 +2,7 @@
 //! clock shows over the call, by the packets, is the figure.
 
 use std::fs::File;
+use std::io;
 use std::sync::OnceLock;
 use std::thread;
 
@@ -324,6 +325,15 @@ pub fn pin_to(nth: usize) -> Result<()> {
     let mut only = CpuSet::new();
     only.set(*cpus()?.get(nth).with_context(|| format!("there is no CPU {nth}"))?)?;
     sched_setaffinity(THIS_THREAD, &only).context("staying on one CPU")
+}
+
+/// Has this thread go before all that is not of real time, for as long as it lives.
+pub fn go_first() -> Result<()> {
+    let least = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the calling thread, and parameters that outlast the call.
+    let done = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const least) };
+    ensure!(done == 0, "going before others: {}", io::Error::last_os_error());
+    Ok(())
 }
 
 /// The CPUs that are ours: those of the first thread that asked, as it is on none of them in particular yet.

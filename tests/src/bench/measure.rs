@@ -4,16 +4,13 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
-use lb_common::addr::Family;
 use lb_common::reason::Reason;
 
 use super::cases::{self, Case, Kind};
 use super::driver::{self, Driver, Target};
-use crate::bpf::{self, Program, Sizes};
+use super::subjects::{Subject, Table};
+use crate::bpf::{self, Program};
 use crate::case::Nic;
-
-/// Slots of the connection table, of each family: a million connections fill half of it.
-pub const SLOTS: u32 = 1 << 21;
 
 /// Share of packets that may end as something else: at half load a few buckets are full, and what comes to them is
 /// refused.
@@ -33,14 +30,6 @@ impl Effort {
     pub const WHOLE: Self = Self { rounds: 31, packets: 30_000 };
     /// For a first look.
     pub const QUICK: Self = Self { rounds: 5, packets: 20_000 };
-}
-
-/// Lines of 64 bytes that a family's table has: the entries are 32 and 64 bytes long.
-const fn lines(family: Family) -> u32 {
-    match family {
-        Family::V4 => SLOTS / 2,
-        Family::V6 => SLOTS,
-    }
 }
 
 /// What rounds came to, in steps of the driver's clock for a packet.
@@ -65,9 +54,8 @@ pub fn take_turns(rounds: u32, mut turn: impl FnMut() -> Result<(f64, f64)>) -> 
         raws.push(raw);
         deltas.push(raw - floor);
     }
-    deltas.sort_by(f64::total_cmp);
-    let quarter = deltas.len() / 4;
-    let noise = (deltas[deltas.len() - 1 - quarter] - deltas[quarter]) / 2.0;
+    let [low, high] = quartiles(deltas);
+    let noise = (high - low) / 2.0;
     let best = least(&raws) - least(&floors);
     Ok(Rounds { floor: median(floors), raw: median(raws), best, noise })
 }
@@ -76,7 +64,7 @@ pub fn take_turns(rounds: u32, mut turn: impl FnMut() -> Result<(f64, f64)>) -> 
 #[derive(Debug, Clone)]
 pub struct Figure {
     /// What was measured.
-    pub case: Case,
+    pub subject: Subject,
     /// Nanoseconds of the driver with the floor program.
     pub floor_ns: f64,
     /// Nanoseconds of the driver with the balancer.
@@ -107,27 +95,35 @@ impl Figure {
     }
 }
 
-/// Measures every case whose name contains `filter`, and shows each figure as soon as it is there.
+/// Measures everything whose name contains `filter`, and shows each figure as soon as it is there.
 pub fn all(effort: Effort, filter: &str, mut show: impl FnMut(&Figure) + Send) -> Result<Vec<Figure>> {
-    let cases: Vec<Case> = Case::all().into_iter().filter(|case| case.name().contains(filter)).collect();
-    ensure!(!cases.is_empty(), "no case's name contains {filter:?}");
-    let sizes = Sizes {
-        buckets: [SLOTS / 8, SLOTS / 4],
-        second: SLOTS / 64,
-        dests: 4096,
-        services: 64,
-        lists: 1 << 20,
-    };
-    bpf::with_sizes(&sizes, |program| {
+    let subjects: Vec<Subject> =
+        Subject::all().into_iter().filter(|subject| subject.name().contains(filter)).collect();
+    ensure!(!subjects.is_empty(), "no case's name contains {filter:?}");
+    let mut figures = Vec::new();
+    for alike in subjects.chunk_by(|one, next| one.table() == next.table()) {
+        figures.extend(in_one_table(alike, effort, &mut show)?);
+    }
+    Ok(figures)
+}
+
+/// Measures what has one table. A program with such a table that is there already is used again.
+fn in_one_table(
+    subjects: &[Subject],
+    effort: Effort,
+    show: &mut (impl FnMut(&Figure) + Send),
+) -> Result<Vec<Figure>> {
+    let Some(table) = subjects.first().map(Subject::table) else { return Ok(Vec::new()) };
+    bpf::with_sizes(&table.sizes(), |program| {
         driver::pin()?;
         cases::world(Nic::Front.name())?;
         let card = program.card(Nic::Front);
-        let most = lines(Family::V4).max(lines(Family::V6));
-        let mut driver = Driver::with_lines(most, Some(program.lb()?), card, driver::thread_time)?;
+        let mut driver = Driver::with_lines(table.lines(), Some(program.lb()?), card, driver::thread_time)?;
         let mut figures = Vec::new();
-        for case in cases {
-            let name = case.name();
-            let figure = one(case, program, &mut driver, effort).with_context(|| format!("case {name}"))?;
+        for subject in subjects {
+            let name = subject.name();
+            let figure =
+                one(*subject, program, &mut driver, effort).with_context(|| format!("case {name}"))?;
             show(&figure);
             figures.push(figure);
         }
@@ -135,10 +131,11 @@ pub fn all(effort: Effort, filter: &str, mut show: impl FnMut(&Figure) + Send) -
     })
 }
 
-fn one(case: Case, program: &mut Program, driver: &mut Driver, effort: Effort) -> Result<Figure> {
-    let mut plan = case.set_up(program, driver, SLOTS)?.over_lines(lines(case.family));
+fn one(subject: Subject, program: &mut Program, driver: &mut Driver, effort: Effort) -> Result<Figure> {
+    let (case, table) = (subject.case, subject.table());
+    let mut plan = case.set_up(program, driver, table.slots())?.over_lines(table.lines());
     let (mut floor_plan, mut line_plan) = (plan, plan);
-    let packets = share(&case, effort);
+    let packets = share(&case, table, effort);
     // One round that does not count: caches, branch predictors, next hops.
     driver.run(Target::Floor, &mut floor_plan, packets)?;
     driver.run(Target::Line, &mut line_plan, packets)?;
@@ -160,7 +157,7 @@ fn one(case: Case, program: &mut Program, driver: &mut Driver, effort: Effort) -
     let right = expected as f64 >= packets as f64 * (1.0 - TOLERANCE);
     let Rounds { floor: floor_ns, raw: raw_ns, best: best_ns, noise: noise_ns } = rounds;
     let line_ns = (case.kind != Kind::Foreign).then(|| median(with_line) - floor_ns);
-    Ok(Figure { case, floor_ns, raw_ns, best_ns, noise_ns, line_ns, packets, verdicts, right })
+    Ok(Figure { subject, floor_ns, raw_ns, best_ns, noise_ns, line_ns, packets, verdicts, right })
 }
 
 /// The floor program's verdict.
@@ -171,9 +168,9 @@ pub const XDP_TX: u32 = 3;
 const STEADY: u32 = 10;
 
 /// Packets in a round: new connections must not fill more than half of the table in all rounds together.
-fn share(case: &Case, effort: Effort) -> u32 {
+fn share(case: &Case, table: Table, effort: Effort) -> u32 {
     match case.kind {
-        Kind::New(..) => effort.packets.min(SLOTS / 2 / (effort.rounds + 1)),
+        Kind::New(..) => effort.packets.min(table.slots() / 2 / (effort.rounds + 1)),
         Kind::Established(..) => effort.packets * STEADY,
         _ => effort.packets,
     }
@@ -188,6 +185,13 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
+}
+
+/// Half of the values are between these.
+pub fn quartiles(mut values: Vec<f64>) -> [f64; 2] {
+    values.sort_by(f64::total_cmp);
+    let quarter = values.len() / 4;
+    [values[quarter], values[values.len() - 1 - quarter]]
 }
 
 /// The reasons that were counted between two readings, and how often.
@@ -207,11 +211,8 @@ mod tests {
     }
 
     #[test]
-    fn no_two_cases_have_one_name() {
-        let mut names: Vec<String> = Case::all().iter().map(Case::name).collect();
-        let all = names.len();
-        names.sort();
-        names.dedup();
-        assert_eq!(names.len(), all);
+    fn half_is_between_quartiles() {
+        assert_eq!(quartiles(vec![5.0, 1.0, 4.0, 2.0, 3.0]).map(|value| value as u32), [2, 4]);
+        assert_eq!(quartiles(vec![7.0]).map(|value| value as u32), [7, 7]);
     }
 }

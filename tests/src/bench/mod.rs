@@ -1,7 +1,8 @@
 //! What a packet costs in the loaded program: `cargo xtask bench packet` (docs/performance.md).
 //!
 //! - [`driver`]: the program that makes the packets and calls the one under test, and the clock it is run by.
-//! - [`cases`]: what is measured: rules, packets, and what has to become of them.
+//! - [`cases`]: rules, packets, and what has to become of them.
+//! - [`subjects`]: what is measured: cases, and the tables their connections lie in.
 //! - [`fill`]: connections that are there before.
 //! - [`aims`]: what is aimed at.
 //! - [`measure`]: rounds, medians, checks.
@@ -21,4 +22,5 @@ pub mod measure;
 pub mod plot;
 pub mod report;
 pub mod scale;
+pub mod subjects;
 pub mod wire;

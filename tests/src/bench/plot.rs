@@ -17,13 +17,15 @@ pub type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 /// A line of a chart: its name, and sizes with nanoseconds.
 pub type Line<'a> = (&'a str, Vec<(f64, f64)>);
 
-const COLOURS: [RGBColor; 6] = [
+const COLOURS: [RGBColor; 8] = [
     RGBColor(31, 119, 180),
     RGBColor(214, 39, 40),
     RGBColor(44, 160, 44),
     RGBColor(148, 103, 189),
     RGBColor(255, 127, 14),
     RGBColor(127, 127, 127),
+    RGBColor(23, 190, 207),
+    RGBColor(140, 86, 75),
 ];
 
 const OURS: RGBColor = COLOURS[0];
@@ -46,7 +48,8 @@ pub fn draw(figures: &[Figure], file: &File) -> Result<()> {
 fn established(figures: &[Figure], family: Family, proto: Proto, area: &Area<'_>) -> Result<()> {
     let by_path = Path::ALL.map(|path| (path.name(), points(figures, family, proto, path)));
     let one_line = ("one cold line", one_line(figures, family, proto));
-    let lines = by_path.into_iter().chain([one_line]).collect();
+    let own = own_table(figures, family, proto);
+    let lines = by_path.into_iter().chain([one_line]).chain(own).collect();
     let version = if family == Family::V4 { 4 } else { 6 };
     let title = format!("established, IPv{version} {}", if proto == Proto::TCP { "TCP" } else { "UDP" });
     nanoseconds(area, &title, "flows", lines)
@@ -105,13 +108,34 @@ fn one_line(figures: &[Figure], family: Family, proto: Proto) -> Vec<(f64, f64)>
     by_flows.into_iter().map(|(flows, costs)| (f64::from(flows), median(costs))).collect()
 }
 
-/// Figures of established connections: how they go on, their number.
+/// What was measured in a table of its own size: a point each.
+fn own_table(figures: &[Figure], family: Family, proto: Proto) -> Vec<Line<'static>> {
+    let named = [(Path::Dr, "dr, own table"), (Path::Ipip, "ipip, own table")];
+    let all = named.map(|(path, name)| {
+        let of = established_in(figures, family, proto, true).filter(|(by, ..)| *by == path);
+        (name, of.map(|(_, flows, figure)| (f64::from(flows), figure.delta_ns())).collect())
+    });
+    all.into_iter().filter(|(_, points): &Line<'_>| !points.is_empty()).collect()
+}
+
+/// Figures of established connections in the large table: how they go on, their number.
 fn of_established(
     figures: &[Figure],
     family: Family,
     proto: Proto,
 ) -> impl Iterator<Item = (Path, u32, &Figure)> {
-    figures.iter().filter_map(move |figure| match figure.case {
+    established_in(figures, family, proto, false)
+}
+
+/// The same in either table.
+fn established_in(
+    figures: &[Figure],
+    family: Family,
+    proto: Proto,
+    own_table: bool,
+) -> impl Iterator<Item = (Path, u32, &Figure)> {
+    let all = figures.iter().filter(move |figure| figure.subject.own_table == own_table);
+    all.filter_map(move |figure| match figure.subject.case {
         Case { family: f, proto: p, kind: Kind::Established(path, flows) } if (f, p) == (family, proto) => {
             Some((path, flows, figure))
         }
@@ -121,12 +145,12 @@ fn of_established(
 
 fn new_connections(figures: &[Figure], area: &Area<'_>) -> Result<()> {
     let bar = |figure: &Figure| Bar {
-        label: format!("{}: {:.0}", figure.case.name(), figure.delta_ns()),
+        label: format!("{}: {:.0}", figure.subject.case.name(), figure.delta_ns()),
         value: figure.delta_ns(),
         part: figure.line_ns.unwrap_or(0.0),
         ours: true,
     };
-    let new = figures.iter().filter(|figure| matches!(figure.case.kind, Kind::New(..) | Kind::Flood));
+    let new = figures.iter().filter(|figure| matches!(figure.subject.case.kind, Kind::New(..) | Kind::Flood));
     bars(area, "new connections, IPIP; dark: one cold line", "ns above the floor", new.map(bar))
 }
 

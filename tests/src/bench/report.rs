@@ -8,7 +8,7 @@ use super::measure::Figure;
 /// The table's first line.
 pub fn heading() -> String {
     format!(
-        "{:<22} {:>8} {:>8} {:>8} {:>6} {:>5} {:>7} {:>7} {:>6}  verdicts",
+        "{:<28} {:>8} {:>8} {:>8} {:>6} {:>5} {:>7} {:>7} {:>6}  verdicts",
         "case", "floor", "raw", "delta", "line", "aim", "best", "noise", "ratio"
     )
 }
@@ -18,13 +18,13 @@ pub fn line(figure: &Figure) -> String {
     let counted: Vec<String> = figure.verdicts.iter().map(|(name, n)| format!("{name} {n}")).collect();
     let whole = |ns: Option<f64>| ns.map_or_else(|| "-".to_owned(), |ns| format!("{ns:.0}"));
     format!(
-        "{:<22} {:>8.1} {:>8.1} {:>8.1} {:>6} {:>5} {:>7.1} {:>7.1} {:>6.2}  {}{}",
-        figure.case.name(),
+        "{:<28} {:>8.1} {:>8.1} {:>8.1} {:>6} {:>5} {:>7.1} {:>7.1} {:>6.2}  {}{}",
+        figure.subject.name(),
         figure.floor_ns,
         figure.raw_ns,
         figure.delta_ns(),
         whole(figure.line_ns),
-        whole(aims::of(&figure.case)),
+        whole(aims::of(&figure.subject.case)),
         figure.best_ns,
         figure.noise_ns,
         figure.ratio(),
@@ -41,12 +41,12 @@ pub fn json(figures: &[Figure]) -> Value {
 fn row(figure: &Figure) -> Value {
     let tenth = |ns: f64| (ns * 10.0).round() / 10.0;
     json!({
-        "case": figure.case.name(),
+        "case": figure.subject.name(),
         "floor_ns": tenth(figure.floor_ns),
         "raw_ns": tenth(figure.raw_ns),
         "delta_ns": tenth(figure.delta_ns()),
         "line_ns": figure.line_ns.map(tenth),
-        "aim_ns": aims::of(&figure.case),
+        "aim_ns": aims::of(&figure.subject.case),
         "best_ns": tenth(figure.best_ns),
         "noise_ns": tenth(figure.noise_ns),
         "ratio": (figure.ratio() * 100.0).round() / 100.0,

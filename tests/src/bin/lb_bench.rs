@@ -77,7 +77,8 @@ fn packet(options: &Options) -> Result<()> {
     let figures = measure::all(effort, &options.case, |figure| println!("{}", report::line(figure)))?;
     write(&options.out, "packet", &report::json(&figures), |file| plot::draw(&figures, file))?;
     println!("{}", aims::missed(&figures));
-    let wrong: Vec<String> = figures.iter().filter(|figure| !figure.right).map(|f| f.case.name()).collect();
+    let wrong: Vec<String> =
+        figures.iter().filter(|figure| !figure.right).map(|f| f.subject.name()).collect();
     ensure!(wrong.is_empty(), "not every packet was what it should be: {}", wrong.join(", "));
     Ok(())
 }

@@ -57,7 +57,7 @@ pub fn all(show: &mut (dyn FnMut(Figure) + Send)) -> Result<()> {
 }
 
 fn figure(name: &str, value: f64, unit: &'static str, most: f64) -> Figure {
-    Figure { name: name.to_owned(), size: None, value, unit, most: Some(most) }
+    Figure { name: name.to_owned(), size: None, value, unit, most: Some(most), detail: None }
 }
 
 fn rules() -> String {

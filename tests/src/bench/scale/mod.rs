@@ -1,12 +1,16 @@
 //! What grows with the work: `cargo xtask bench scale` (docs/performance.md).
 //!
-//! - [`packets`]: nanoseconds of a packet by connections, dests and services, and on two CPUs at once.
+//! - [`packets`]: nanoseconds of a packet by connections, dests and services.
+//! - [`two_cpus`]: how much more two CPUs carry than one, by [`turn`]s; [`line_way`]: how far it is from one to the other.
 //! - [`commands`]: what people and the sweep wait for, and the memory it takes.
 //! - [`plot`]: the picture.
 
 pub mod commands;
+pub mod line_way;
 pub mod packets;
 pub mod plot;
+pub mod turn;
+pub mod two_cpus;
 
 use serde_json::{Value, json};
 
@@ -23,24 +27,32 @@ pub struct Figure {
     pub unit: &'static str,
     /// Not to be exceeded.
     pub most: Option<f64>,
+    /// What is behind a ratio of two CPUs.
+    pub detail: Option<two_cpus::Detail>,
 }
 
 impl Figure {
     /// For people.
     pub fn line(&self) -> String {
-        let Self { name, size, value, unit, most } = self;
+        let Self { name, size, value, unit, most, detail } = self;
         let size = size.map_or_else(String::new, |size| size.to_string());
         let goal = match most {
             Some(most) if value <= most => format!("  (at most {most})"),
             Some(most) => format!("  MORE than {most}"),
             None => String::new(),
         };
-        format!("{name:<36} {size:>9} {value:>9.2} {unit}{goal}")
+        let detail = detail.as_ref().map_or_else(String::new, two_cpus::Detail::text);
+        format!("{name:<36} {size:>9} {value:>9.2} {unit}{goal}{detail}")
     }
 
     /// For programs.
     pub fn json(&self) -> Value {
-        let Self { name, size, value, unit, most } = self;
-        json!({ "case": name, "size": size, "value": (value * 100.0).round() / 100.0, "unit": unit, "most": most })
+        let Self { name, size, value, unit, most, detail } = self;
+        let value = (value * 100.0).round() / 100.0;
+        let mut row = json!({ "case": name, "size": size, "value": value, "unit": unit, "most": most });
+        if let Some(detail) = detail {
+            row["detail"] = detail.json();
+        }
+        row
     }
 }
