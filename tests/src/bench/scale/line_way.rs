@@ -2,10 +2,11 @@
 //! each other or far apart, and otherwise from one minute to the next: what they share costs accordingly.
 
 use std::hint::spin_loop;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::bench::driver;
 use crate::bench::measure::median;
@@ -31,29 +32,44 @@ impl Ball {
 
 /// Nanoseconds, the median of some readings.
 pub fn measure() -> Result<f64> {
-    let ball = Ball(AtomicU32::new(0));
+    let (ball, start) =
+        (Ball(AtomicU32::new(0)), Start { settled: AtomicU32::new(0), both: Barrier::new(2) });
     thread::scope(|scope| {
         let other = scope.spawn(|| {
-            let settled = settle(1);
+            start.settle(1)?;
             (0..TIMES * READINGS).for_each(|turn| ball.throw(turn * 2 + 1));
-            settled
+            Ok(())
         });
-        // Whatever happened: the other one waits for the ball.
-        let settled = settle(0);
-        let readings = (0..READINGS).map(|reading| {
-            let before = driver::wall_time();
-            (0..TIMES).for_each(|turn| ball.throw((reading * TIMES + turn) * 2));
-            (driver::wall_time() - before) as f64 / f64::from(2 * TIMES)
+        let first = scope.spawn(|| {
+            start.settle(0)?;
+            let readings = (0..READINGS).map(|reading| {
+                let before = driver::wall_time();
+                (0..TIMES).for_each(|turn| ball.throw((reading * TIMES + turn) * 2));
+                (driver::wall_time() - before) as f64 / f64::from(2 * TIMES)
+            });
+            Ok(median(readings.collect()))
         });
-        let way = median(readings.collect());
         // A panic goes on where the thread was started.
-        other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        settled.map(|()| way)
+        let [way, nothing] = [first.join(), other.join().map(|done| done.map(|()| 0.0))]
+            .map(|done| done.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        nothing.and(way)
     })
 }
 
-/// On its CPU, and ahead of others only if it is there: two on one would wait for each other for good.
-fn settle(cpu: usize) -> Result<()> {
-    driver::pin_to(cpu)?;
-    driver::go_first()
+/// Two that wait for the ball on one CPU would keep each other from it, for good if they go before all others.
+struct Start {
+    settled: AtomicU32,
+    both: Barrier,
+}
+
+impl Start {
+    /// On its CPU, ahead of others, and the other one on its own: until then it sleeps.
+    fn settle(&self, cpu: usize) -> Result<()> {
+        let settled = driver::pin_to(cpu).and_then(|()| driver::go_first());
+        self.settled.fetch_add(u32::from(settled.is_ok()), Ordering::AcqRel);
+        self.both.wait();
+        settled?;
+        ensure!(self.settled.load(Ordering::Acquire) == 2, "the other thread is not on its CPU");
+        Ok(())
+    }
 }

@@ -44,28 +44,32 @@ pub struct Detail {
     alone: [f64; 2],
     /// On each while the other is at work too.
     together: [f64; 2],
+    /// Nanoseconds a line takes from one CPU to the other, before the rounds and after them.
+    line_way: [f64; 2],
 }
 
 impl Detail {
     /// For people.
     pub fn text(&self) -> String {
-        let Self { quartiles: [low, high], rounds: [count, all], alone, together } = self;
+        let Self { quartiles: [low, high], rounds: [count, all], alone, together, line_way } = self;
         let both = |[one, two]: &[f64; 2]| format!("{one:.0} and {two:.0}");
         format!(
-            "  quartiles {low:.2} to {high:.2} of {count} rounds ({} left out); ns alone {}, together {}",
+            "  quartiles {low:.2} to {high:.2} of {count} rounds ({} left out); ns alone {}, together {}; a line's way {}",
             all - count,
             both(alone),
-            both(together)
+            both(together),
+            both(line_way),
         )
     }
 
     /// For programs.
     pub fn json(&self) -> Value {
-        let Self { quartiles, rounds: [count, all], alone, together } = self;
+        let Self { quartiles, rounds: [count, all], alone, together, line_way } = self;
         let hundredths = |values: &[f64; 2]| values.map(|value| (value * 100.0).round() / 100.0);
         json!({
             "quartiles": hundredths(quartiles), "rounds": count, "left_out": all - count,
             "alone_ns": hundredths(alone), "together_ns": hundredths(together),
+            "line_way_ns": hundredths(line_way),
         })
     }
 }
@@ -80,29 +84,19 @@ pub fn all(program: &mut Program) -> Result<Vec<Figure>> {
     let of = case(CONNECTIONS);
     let (known, fresh) = (of.request(ACK)?, of.request(SYN)?);
     let begun = Barrier::new(2);
-    let mut figures = thread::scope(|scope| {
+    thread::scope(|scope| {
         let [first, second] = drivers;
         let mut pair = Pair {
             program,
             cpus: [Cpu::start(scope, 0, first, &begun), Cpu::start(scope, 1, second, &begun)],
             next: CONNECTIONS,
         };
-        Ok::<_, anyhow::Error>(vec![
+        Ok(vec![
             pair.figure("two CPUs, floor", Target::Floor, Flows::Known(known))?,
             pair.figure("two CPUs, established", Target::Lb, Flows::Known(known))?,
             pair.figure("two CPUs, new", Target::Lb, Flows::New(fresh))?,
         ])
-    })?;
-    let name = "a line from one CPU to the other".to_owned();
-    figures.push(Figure {
-        name,
-        size: None,
-        value: line_way::measure()?,
-        unit: "ns",
-        most: None,
-        detail: None,
-    });
-    Ok(figures)
+    })
 }
 
 /// What is sent.
@@ -154,6 +148,7 @@ impl Pair<'_> {
         let program = self.program;
         let forwarded = || Ok::<u64, anyhow::Error>(program.maps().reasons()?[Reason::Forwarded as usize]);
         let before = forwarded()?;
+        let way_before = line_way::measure()?;
         let (mut rounds, mut all) = (Vec::new(), 0);
         while rounds.len() < ROUNDS && all < 2 * ROUNDS && self.room(flows) {
             // What changes steadily favours the first turn one time, the last one the next.
@@ -179,6 +174,7 @@ impl Pair<'_> {
             rounds: [rounds.len(), all],
             alone: [0, 1].map(|cpu| costs(&|round| round.alone[cpu].cost)),
             together: [0, 1].map(|cpu| costs(&|round| round.together[cpu].cost)),
+            line_way: [way_before, line_way::measure()?],
         };
         Ok(Figure {
             name: name.to_owned(),
