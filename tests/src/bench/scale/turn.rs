@@ -1,6 +1,9 @@
-//! A CPU's turn: some packets before, those that are measured, some after.
+//! A CPU's turn: some packets before, those that are measured, some after. Or it keeps quiet, and keeps others off, while the
+//! other one has its turn: their work would slow that one by the memory it asks for, and look like the price of being alone.
 
+use std::hint::spin_loop;
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Scope;
 
@@ -25,8 +28,30 @@ pub struct Order {
     pub plan: Plan,
     /// Are the packets measured those that were sent ahead of them?
     pub again: bool,
-    /// Together with the other one?
-    pub company: bool,
+}
+
+/// Where both CPUs' threads wait for each other.
+pub struct Meeting {
+    begun: Barrier,
+    /// Has the one that is alone had its turn?
+    over: AtomicBool,
+}
+
+impl Default for Meeting {
+    /// Nobody is there yet.
+    fn default() -> Self {
+        Self { begun: Barrier::new(2), over: AtomicBool::new(false) }
+    }
+}
+
+impl Meeting {
+    /// Stays at work on nothing, in no need of memory, until the other one's turn is over.
+    fn keep_quiet(&self) {
+        self.begun.wait();
+        while !self.over.swap(false, Ordering::AcqRel) {
+            (0..64).for_each(|_| spin_loop());
+        }
+    }
 }
 
 /// A span of time, in nanoseconds of a watch.
@@ -65,45 +90,70 @@ impl Turn {
 
 /// A thread that stays on a CPU.
 pub struct Cpu {
-    orders: Sender<Order>,
-    turns: Receiver<Result<Turn>>,
+    orders: Sender<Part>,
+    turns: Receiver<Result<Option<Turn>>>,
+}
+
+/// A CPU's part in what both do.
+pub enum Part {
+    /// Has a turn while the other one has one.
+    Together(Order),
+    /// Has a turn while the other one keeps quiet.
+    Alone(Order),
+    /// Keeps quiet.
+    Quiet,
 }
 
 impl Cpu {
-    /// Starts the thread, which waits for the other CPU's at `begun` before they run together.
+    /// Starts the thread.
     pub fn start<'scope>(
         scope: &'scope Scope<'scope, '_>,
         nth: usize,
         mut driver: Driver,
-        begun: &'scope Barrier,
+        meeting: &'scope Meeting,
     ) -> Self {
-        let ((orders, take), (give, turns)) = (channel::<Order>(), channel());
+        let ((orders, take), (give, turns)) = (channel::<Part>(), channel());
         // It ends with the last order, or when nobody asks any more.
         scope.spawn(move || {
-            take.iter().map(|order| turn(nth, &mut driver, order, begun)).try_for_each(|turn| give.send(turn))
+            take.iter().map(|part| play(nth, &mut driver, part, meeting)).try_for_each(|turn| give.send(turn))
         });
         Self { orders, turns }
     }
 
-    /// Has it begin.
-    pub fn order(&self, order: Order) -> Result<()> {
-        self.orders.send(order).ok().context("the CPU's thread is gone")
+    /// Has it begin, as soon as the other one does.
+    pub fn begin(&self, part: Part) -> Result<()> {
+        self.orders.send(part).ok().context("the CPU's thread is gone")
     }
 
-    /// Waits for what becomes of an order.
-    pub fn turn(&self) -> Result<Turn> {
+    /// Waits for the turn, if it was told to have one.
+    pub fn turn(&self) -> Result<Option<Turn>> {
         self.turns.recv().context("the CPU's thread is gone")?
     }
 }
 
-fn turn(cpu: usize, driver: &mut Driver, order: Order, begun: &Barrier) -> Result<Turn> {
-    let Order { target, mut plan, again, company } = order;
+fn play(cpu: usize, driver: &mut Driver, part: Part, meeting: &Meeting) -> Result<Option<Turn>> {
     let settled = driver::pin_to(cpu).and_then(|()| driver::go_first());
     // Whatever happened: the other one waits.
-    if company {
-        begun.wait();
+    match part {
+        Part::Quiet => {
+            meeting.keep_quiet();
+            settled.map(|()| None)
+        }
+        Part::Together(order) => {
+            meeting.begun.wait();
+            settled.and_then(|()| turn(driver, order)).map(Some)
+        }
+        Part::Alone(order) => {
+            meeting.begun.wait();
+            let turn = settled.and_then(|()| turn(driver, order));
+            meeting.over.store(true, Ordering::Release);
+            turn.map(Some)
+        }
     }
-    settled?;
+}
+
+fn turn(driver: &mut Driver, order: Order) -> Result<Turn> {
+    let Order { target, mut plan, again } = order;
     let start = driver::wall_time();
     let same = plan;
     driver.run(target, &mut plan, PACKETS)?;
@@ -137,6 +187,19 @@ pub(super) mod tests {
         assert!(!one.in_company_of(&too_late) && !too_late.in_company_of(&one));
         // What comes after is shorter than what goes before.
         assert!(!later.in_company_of(&one));
+    }
+
+    #[test]
+    fn who_keeps_quiet_does_so_until_the_turn_is_over() {
+        let meeting = Meeting::default();
+        std::thread::scope(|scope| {
+            let quiet = scope.spawn(|| meeting.keep_quiet());
+            meeting.begun.wait();
+            assert!(!quiet.is_finished());
+            meeting.over.store(true, Ordering::Release);
+        });
+        // The next turn is not over yet.
+        assert!(!meeting.over.load(Ordering::Acquire));
     }
 
     #[test]

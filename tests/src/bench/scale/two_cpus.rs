@@ -10,17 +10,17 @@
 //!   was measured had company count.
 //! - Costs are in the thread's own time. A watch would charge a CPU for whatever else it was given to do, alone or together as
 //!   chance has it. But who comes back finds colder caches: so the threads go before all others (`SCHED_FIFO`), and rounds
-//!   in which a CPU did something else all the same, or the host took it away, do not count.
+//!   in which a CPU did something else all the same, or the host took it away, do not count. And while one is alone, the other's
+//!   thread keeps others off that one too, and does nothing: their work would slow the one that is alone.
 
-use std::sync::Barrier;
 use std::thread;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use lb_common::reason::Reason;
 use serde_json::{Value, json};
 
 use super::packets::{CONNECTIONS, SLOTS, USUAL, case, set_up};
-use super::turn::{Cpu, Order, TURN, Turn};
+use super::turn::{Cpu, Meeting, Order, Part, TURN, Turn};
 use super::{Figure, line_way};
 use crate::bench::driver::{self, Driver, Plan, Target};
 use crate::bench::measure::{TOLERANCE, median, quartiles};
@@ -83,12 +83,12 @@ pub fn all(program: &mut Program) -> Result<Vec<Figure>> {
     set_up(program, &mut drivers[0], USUAL)?;
     let of = case(CONNECTIONS);
     let (known, fresh) = (of.request(ACK)?, of.request(SYN)?);
-    let begun = Barrier::new(2);
+    let meeting = Meeting::default();
     thread::scope(|scope| {
         let [first, second] = drivers;
         let mut pair = Pair {
             program,
-            cpus: [Cpu::start(scope, 0, first, &begun), Cpu::start(scope, 1, second, &begun)],
+            cpus: [Cpu::start(scope, 0, first, &meeting), Cpu::start(scope, 1, second, &meeting)],
             next: CONNECTIONS,
         };
         Ok(vec![
@@ -203,17 +203,27 @@ impl Pair<'_> {
     }
 
     fn alone(&mut self, cpu: usize, target: Target, flows: Flows) -> Result<Turn> {
-        let plan = self.plan(cpu, flows);
-        self.cpus[cpu].order(Order { target, plan, again: flows.again(), company: false })?;
-        self.cpus[cpu].turn()
+        let order = self.order(cpu, target, flows);
+        self.cpus[cpu].begin(Part::Alone(order))?;
+        self.cpus[1 - cpu].begin(Part::Quiet)?;
+        self.cpus[1 - cpu].turn()?;
+        self.turn_of(cpu)
     }
 
     fn together(&mut self, target: Target, flows: Flows) -> Result<[Turn; 2]> {
         for cpu in 0..2 {
-            let plan = self.plan(cpu, flows);
-            self.cpus[cpu].order(Order { target, plan, again: flows.again(), company: true })?;
+            let order = self.order(cpu, target, flows);
+            self.cpus[cpu].begin(Part::Together(order))?;
         }
-        Ok([self.cpus[0].turn()?, self.cpus[1].turn()?])
+        Ok([self.turn_of(0)?, self.turn_of(1)?])
+    }
+
+    fn turn_of(&self, cpu: usize) -> Result<Turn> {
+        self.cpus[cpu].turn()?.context("a CPU kept quiet that was to have a turn")
+    }
+
+    fn order(&mut self, cpu: usize, target: Target, flows: Flows) -> Order {
+        Order { target, plan: self.plan(cpu, flows), again: flows.again() }
     }
 
     /// A CPU's flows for its next turn.
