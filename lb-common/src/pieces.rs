@@ -11,6 +11,10 @@ pub struct Pieces {
 
 /// `lists`, in words: 1 MB.
 pub const LISTS: Pieces = Pieces::of(1 << 17);
+/// `dests`: 1.5 MB.
+pub const DESTS: Pieces = Pieces::of(1 << 13);
+/// `stats`: 320 KB for each CPU, and 64 KB.
+pub const STATS: Pieces = DESTS;
 /// `rates`: 704 KB.
 pub const RATES: Pieces = Pieces::of(1 << 13);
 
@@ -40,7 +44,7 @@ impl Pieces {
 
 #[cfg(test)]
 mod tests {
-    use super::{LISTS, Pieces, RATES};
+    use super::{DESTS, LISTS, Pieces, RATES, STATS};
 
     #[test]
     fn elements_are_numbered_through() {
@@ -53,7 +57,7 @@ mod tests {
 
     #[test]
     fn every_element_has_a_place_of_its_own() {
-        for pieces in [LISTS, RATES] {
+        for pieces in [LISTS, DESTS, STATS, RATES] {
             for edge in [0, pieces.len, 3 * pieces.len] {
                 for number in edge.saturating_sub(2)..edge + 2 {
                     let (piece, at) = pieces.place(number);

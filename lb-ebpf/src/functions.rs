@@ -12,7 +12,7 @@ use lb_common::sched::tree;
 use lb_common::table;
 
 use crate::frame::Frame;
-use crate::kernel::Kernel;
+use crate::kernel::{At, ESTABLISHED, Kernel};
 use crate::scratch::{Scratch, scratch};
 
 /// The answer where the scratch memory is missing, which cannot be.
@@ -181,8 +181,8 @@ pub extern "C" fn lb_tree_climb(base: u32, leaf: u32) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn lb_tree_play(record: u32) -> u64 {
-    with_tables(|t| {
-        tree::play(t, record);
+    At::<ESTABLISHED>::detached().map_or(0, |t| {
+        tree::play(&t, record);
         0
     })
 }

@@ -20,6 +20,7 @@ use lb_common::local::{Other, Peer};
 use lb_common::mark::MarkRule;
 use lb_common::packet::Packet;
 use lb_common::parse::Seen;
+use lb_common::pieces;
 use lb_common::pipeline::{Step, Work};
 use lb_common::probe::{Probe, ProbeKey};
 use lb_common::reason::Reason;
@@ -40,7 +41,7 @@ use crate::functions::{
     lb_tree_climb, lb_tree_play, lb_tree_touch, lb_tree_winner,
 };
 use crate::maps::{
-    self, CACHES, CALLS, CONNS4, CONNS6, CONTROLS, DESTS, FILTER, FRAGMENTS, HELD, LOCAL_PEERS, MARKS,
+    self, CACHES, CALLS, CONNS4, CONNS6, CONTROLS, FILTER, FRAGMENTS, HELD, LOCAL_PEERS, MARKS,
     OVERFLOW4, OVERFLOW6, PROBES, RATES, SCHED, SERVICES, SETTINGS, STATS, SWEEPER, WAITING, element,
 };
 use crate::routes::{self, ANSWERED, NO_NEIGHBOUR, NOT_FORWARDING, ask_route};
@@ -60,6 +61,8 @@ pub const PACKETS: u32 = 0;
 /// The program of IPv4 packets without a connection. It has the stack to itself: what others call is a part of it, where most
 /// of these packets pass. A call costs as much as a dozen instructions.
 pub const NEWCOMERS: u32 = 2;
+/// The programs most packets are done with.
+pub const ESTABLISHED: u32 = 3;
 /// The program that user space runs. A packet may interrupt it, on the same CPU: it has memory of its own, and inserts
 /// nothing but by [`crate::adopt`].
 pub const REQUESTS: u32 = 1;
@@ -97,8 +100,9 @@ const MOST_CPUS: u32 = 1 << 13;
 /// A dest's counters, while they are added up.
 #[repr(C, align(8))]
 struct OfDest {
-    dest: u32,
-    spare: u32,
+    /// The piece they are in, and their number there.
+    piece: u32,
+    at: u32,
     sum: Counters,
 }
 
@@ -152,7 +156,7 @@ impl<const DESK: u32> Tables for At<DESK> {
     }
     #[inline(always)]
     fn dest(&self, dest: u32) -> Option<&Dest> {
-        DESTS.get(dest)
+        if DESK == ESTABLISHED { maps::dest::<true>(dest) } else { maps::dest::<false>(dest) }
     }
     #[inline(always)]
     fn cached(&self, key: &CacheKey) -> Option<&Cached> {
@@ -287,7 +291,7 @@ impl<const DESK: u32> Tables for At<DESK> {
     }
     #[inline(always)]
     fn count(&self, dest: u32, direction: Direction, bytes: u32) {
-        let Some(c) = STATS.get_ptr_mut(dest) else { return };
+        let Some(c) = maps::counters(dest) else { return };
         // SAFETY: this CPU's own copy.
         let c: &mut Counters = unsafe { &mut *c };
         match direction {
@@ -303,17 +307,19 @@ impl<const DESK: u32> Tables for At<DESK> {
     }
     #[inline(always)]
     fn count_conn(&self, dest: u32) {
-        if let Some(c) = STATS.get_ptr_mut(dest) {
+        if let Some(c) = maps::counters(dest) {
             // SAFETY: this CPU's own copy.
             unsafe { (*c).conns = (*c).conns.wrapping_add(1) };
         }
     }
     #[inline(always)]
     fn counters(&self, dest: u32) -> Counters {
-        let mut acc = OfDest { dest, spare: 0, sum: Counters::default() };
+        let (piece, at) = pieces::STATS.place(dest);
+        let mut acc = OfDest { piece, at, sum: Counters::default() };
         repeat(MOST_CPUS, &mut acc, |acc, cpu| {
-            let map = &raw const STATS as *mut c_void;
-            let key = &raw const acc.dest as *const c_void;
+            let Some(piece) = STATS.get(acc.piece) else { return ControlFlow::Break(()) };
+            let map = core::ptr::from_ref(piece).cast_mut().cast::<c_void>();
+            let key = &raw const acc.at as *const c_void;
             // SAFETY: the key is a word; nobody but that CPU writes its copy, and each counter is one word.
             let Some(own) =
                 (unsafe { (bpf_map_lookup_percpu_elem(map, key, cpu) as *const Counters).as_ref() })

@@ -43,20 +43,24 @@ use lb_common::reason::{Action, Reason, Stage, Verdict};
 use lb_common::{ftp, pipeline, probe, slow, upkeep};
 
 use crate::frame::Frame;
-use crate::kernel::{At, NEWCOMERS, PACKETS};
+use crate::kernel::{At, ESTABLISHED, NEWCOMERS, PACKETS};
 
 /// The balancer.
 #[xdp(frags)]
 #[inline(always)]
 fn lb(ctx: XdpContext) -> u32 {
-    run::<PACKETS>(&ctx, pipeline::process)
+    let Some((kernel, space)) = begin::<ESTABLISHED>(&ctx) else { return xdp_action::XDP_ABORTED };
+    // Not by `run`: the compiler would make a function of it, and a call costs as much as a dozen instructions.
+    go_on(&ctx, pipeline::process(&mut Frame::new(&ctx), &kernel, space))
 }
 
 /// IPv6 packets.
 #[xdp(frags)]
 #[inline(always)]
 fn lb_ipv6(ctx: XdpContext) -> u32 {
-    run::<PACKETS>(&ctx, pipeline::ipv6)
+    let Some((kernel, space)) = begin::<ESTABLISHED>(&ctx) else { return xdp_action::XDP_ABORTED };
+    // As `lb`.
+    go_on(&ctx, pipeline::ipv6(&mut Frame::new(&ctx), &kernel, space))
 }
 
 /// Packets without a connection.
@@ -64,7 +68,7 @@ fn lb_ipv6(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn lb_new(ctx: XdpContext) -> u32 {
     let Some((kernel, space)) = begin::<NEWCOMERS>(&ctx) else { return xdp_action::XDP_ABORTED };
-    // Not by `run`: the compiler would make a function of it.
+    // As `lb`.
     go_on(&ctx, pipeline::newcomer(&mut Frame::new(&ctx), &kernel, space))
 }
 

@@ -3,7 +3,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::btf_maps::{Array as Piece, ArrayOfMaps};
+use aya_ebpf::btf_maps::{Array as Piece, ArrayOfMaps, PerCpuArray as PerCpuPiece};
 use aya_ebpf::helpers::generated::bpf_map_lookup_elem;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, DevMap, DevMapHash, HashMap, LruHashMap, PerCpuArray, ProgramArray};
@@ -55,14 +55,20 @@ pub static SCHED: Array<SchedState> = Array::with_max_entries(16384, MMAPABLE);
 #[btf_map(name = "lists")]
 pub static LISTS: Pieces<Cell64, { pieces::LISTS.len as usize }> = Pieces::new();
 /// Dest slots.
-#[map(name = "dests")]
-pub static DESTS: Array<Dest> = Array::with_max_entries(131_072, MMAPABLE);
+#[btf_map(name = "dests")]
+pub static DESTS: Pieces<Dest, { pieces::DESTS.len as usize }> = Pieces::new();
+/// The first piece of [`DESTS`]: few have more, so that a packet's way there is as short as if there were no others.
+#[btf_map(name = "dests_0")]
+pub static FIRST_DESTS: Piece<Dest, { pieces::DESTS.len as usize }, { MMAPABLE as usize }> = Piece::new();
 /// What lblc and lblcr remember of addresses.
 #[map(name = "caches")]
 pub static CACHES: LruHashMap<CacheKey, Cached> = LruHashMap::with_max_entries(1, 0);
 /// Counters by dest.
-#[map(name = "stats")]
-pub static STATS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(131_072, 0);
+#[btf_map(name = "stats")]
+pub static STATS: ArrayOfMaps<PerCpuPiece<Counters, { pieces::STATS.len as usize }>, 1> = ArrayOfMaps::new();
+/// Their first piece.
+#[btf_map(name = "stats_0")]
+pub static FIRST_STATS: PerCpuPiece<Counters, { pieces::STATS.len as usize }> = PerCpuPiece::new();
 /// Estimators of dests, services and the total.
 #[btf_map(name = "rates")]
 pub static RATES: Pieces<Rate, { pieces::RATES.len as usize }> = Pieces::new();
@@ -157,6 +163,22 @@ pub fn word(number: u32) -> Option<&'static Cell64> {
         }
         bpf_map_lookup_elem(piece, (&raw const at).cast()).cast::<Cell64>().as_ref()
     }
+}
+
+/// A dest. `NEAR`: most likely of the first piece, which is asked first then; the verifier follows both ways on.
+#[inline(always)]
+pub fn dest<const NEAR: bool>(number: u32) -> Option<&'static Dest> {
+    let first = if NEAR { FIRST_DESTS.get(number) } else { None };
+    first.or_else(|| element(&DESTS, number))
+}
+
+/// The counters of a dest, this CPU's own copy.
+#[inline(always)]
+pub fn counters(number: u32) -> Option<*mut Counters> {
+    FIRST_STATS.get_ptr_mut(number).or_else(|| {
+        let (piece, at) = pieces::STATS.place(number);
+        STATS.get(piece)?.get_ptr_mut(at)
+    })
 }
 
 /// The numbers of pieces of [`LISTS`], to be read from here as keys: as many as there are dests for at the most.

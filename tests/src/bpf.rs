@@ -25,7 +25,7 @@ use lb_common::fragments::FragKey;
 use lb_common::host::Memory;
 use lb_common::ip::{Ip, V4, V6};
 use lb_common::mark::{self, MarkRule};
-use lb_common::pieces::{LISTS, RATES};
+use lb_common::pieces::{DESTS, LISTS, RATES, STATS};
 use lb_common::probe::{Probe, ProbeKey};
 use lb_common::reason::{COUNT, Reason};
 use lb_common::request::{self, Request, verb};
@@ -249,8 +249,11 @@ pub struct Maps {
     filter: Mapped,
     sched: Mapped,
     lists: Pieces<memory::Mapped<Cell64>>,
-    dests: Mapped,
+    dests: Pieces<memory::Mapped<Dest>>,
+    stats: Pieces<MapData>,
     _rates: Pieces<memory::Mapped<Rate>>,
+    /// Dests used of those there are.
+    used: u32,
     conns4: Mapped,
     conns6: Mapped,
     services: Mutex<Services>,
@@ -274,16 +277,22 @@ impl Maps {
             filter: mapped("filter", FILTER)?,
             sched: mapped("sched", size_of::<SchedState>() * sizes.services as usize)?,
             lists: grown(ebpf, "lists", sizes.lists)?,
-            dests: mapped("dests", size_of::<Dest>() * sizes.dests as usize)?,
+            dests: grown(ebpf, "dests", sizes.dests)?,
+            stats: grown(ebpf, "stats", sizes.dests)?,
             _rates: grown(ebpf, "rates", estimate::places(sizes.dests))?,
+            used: sizes.dests,
             conns4: mapped("conns4", size_of::<Bucket4>() * sizes.buckets[0] as usize)?,
             conns6: mapped("conns6", size_of::<Bucket6>() * sizes.buckets[1] as usize)?,
             services: Mutex::new(HashMap::try_from(Map::HashMap(data(ebpf, "services")?))?),
             others: BTreeMap::new(),
         };
-        let names = HASHES.into_iter().chain(["marks", "reasons", "stats"]);
+        let names = HASHES.into_iter().chain(["marks", "reasons"]);
         let others = names.map(|name| Ok((name, data(ebpf, name)?))).collect::<Result<_>>()?;
         Ok(Self { others, ..maps })
+    }
+
+    fn dests(&self) -> impl Iterator<Item = &Dest> {
+        self.dests.range(0, self.used)
     }
 
     fn services(&self) -> MutexGuard<'_, Services> {
@@ -375,10 +384,23 @@ fn data(ebpf: &Ebpf, name: &str) -> Result<MapData> {
     }
 }
 
+/// Makes a dest's slot as it was at first.
+fn forget(dest: &Dest) {
+    // SAFETY: a dest is cells throughout, and any words are one.
+    let words = unsafe {
+        slice::from_raw_parts(ptr::from_ref(dest).cast::<Cell32>(), size_of::<Dest>() / size_of::<Cell32>())
+    };
+    words.iter().for_each(|cell| cell.store(0));
+}
+
 /// A map of pieces with room for so many elements.
 fn grown<P: pieces::Piece>(ebpf: &Ebpf, name: &str, elements: u32) -> Result<Pieces<P>> {
     let spec = PIECES.iter().find(|spec| spec.name == name).context("a map that does not grow")?;
-    let mut map = Pieces::make(None, spec, data(ebpf, name)?)?;
+    let outer = data(ebpf, name)?;
+    let mut map = match pieces::first_of(name) {
+        Some(first) => Pieces::over(spec, outer, data(ebpf, first)?)?,
+        None => Pieces::make(None, spec, outer)?,
+    };
     map.grow(elements)?;
     map.enter()?;
     Ok(map)
@@ -402,7 +424,7 @@ impl Memory for Maps {
         self.lists.get(at)
     }
     fn dest(&self, dest: u32) -> Option<&Dest> {
-        self.dests.all().get(dest as usize)
+        self.dests.get(dest)
     }
     fn put_service(&self, key: &ServiceKey, service: Option<&Service>) {
         let mut services = self.services();
@@ -440,10 +462,15 @@ impl Program {
         for (map, size) in [("conns4", v4), ("conns6", v6), ("overflow4", second), ("overflow6", second)] {
             loader.map_max_entries(map, size);
         }
-        for (map, size) in [("dests", dests), ("stats", dests), ("sched", services), ("services", services)] {
+        for (map, size) in [("sched", services), ("services", services)] {
             loader.map_max_entries(map, size);
         }
-        for (map, size) in [("rates", RATES.count(estimate::places(dests))), ("lists", LISTS.count(lists))] {
+        for (map, size) in [
+            ("dests", DESTS.count(dests)),
+            ("stats", STATS.count(dests)),
+            ("rates", RATES.count(estimate::places(dests))),
+            ("lists", LISTS.count(lists)),
+        ] {
             loader.map_max_entries(map, size);
         }
         loader.map_max_entries("caches", 8192).map_max_entries("controls", 512).map_max_entries("calls", 512);
@@ -492,9 +519,9 @@ impl Program {
     }
 
     fn raw_counters(&self, dest: u32) -> Result<Counters> {
-        let stats = again(self.maps.other("stats")?)?;
-        let map = PerCpuArray::<_, Plain<Counters>>::try_from(Map::PerCpuArray(stats))?;
-        Ok(map.get(&dest, 0)?.iter().fold(Counters::default(), |sum, one| sum.plus(one.0)))
+        let (piece, at) = self.maps.stats.place(dest).context("no counters")?;
+        let map = PerCpuArray::<_, Plain<Counters>>::try_from(Map::PerCpuArray(again(piece)?))?;
+        Ok(map.get(&at, 0)?.iter().fold(Counters::default(), |sum, one| sum.plus(one.0)))
     }
 }
 
@@ -532,9 +559,10 @@ impl Engine for Program {
     fn reset(&mut self) -> Result<()> {
         let maps = &self.maps;
         let change = maps.settings().services_change.load();
-        for map in [&maps.filter, &maps.sched, &maps.dests, &maps.conns4, &maps.conns6, &maps.settings] {
+        for map in [&maps.filter, &maps.sched, &maps.conns4, &maps.conns6, &maps.settings] {
             map.clear();
         }
+        maps.dests().for_each(forget);
         let mut services = maps.services();
         for key in services.keys().collect::<Result<Vec<_>, _>>()? {
             services.remove(&key)?;
@@ -597,7 +625,7 @@ impl Engine for Program {
         let ticks = seconds * HZ;
         self.maps.conns4.all::<Bucket4>().iter().for_each(|bucket| age::<V4>(bucket, ticks));
         self.maps.conns6.all::<Bucket6>().iter().for_each(|bucket| age::<V6>(bucket, ticks));
-        self.maps.dests.all::<Dest>().iter().for_each(|dest| dest.hop.age(seconds, ticks));
+        self.maps.dests().for_each(|dest| dest.hop.age(seconds, ticks));
         let aged = self.maps.age_caches(seconds).and_then(|()| self.maps.age_second(ticks));
         assert!(aged.is_ok(), "what is reached by system calls cannot be made older: {aged:?}");
     }

@@ -7,7 +7,7 @@ use lb_common::addr::{Family, Proto};
 use lb_common::dest::Method;
 use lb_common::host::rules::{Memory as _, NewDest, Rules, know_all};
 use lb_common::mark::MarkRule;
-use lb_common::pieces::LISTS;
+use lb_common::pieces::{DESTS, LISTS};
 use lb_common::reason::Reason;
 use lb_common::sched::Scheduler;
 use lb_common::service::flags;
@@ -152,9 +152,10 @@ fn run_hashes<E: Engine>(engine: &mut E, begin: fn() -> Rules) -> Result<Vec<Str
             let mut new = service(family, Proto::TCP, 80, scheduler);
             new.flags = bits;
             let mut rules = begin();
+            let second = rules.dests() + 1;
             set_up(&mut rules, engine.memory(), &[(new, dests(family, &[1, 2, 3, 1]))]);
             let before = letters(engine, family, 0, 40)?;
-            rules.set_weight(engine.memory(), 1, 0);
+            rules.set_weight(engine.memory(), second, 0);
             all.push(before + &letters(engine, family, 100, 20)?);
         }
     }
@@ -439,29 +440,40 @@ fn many_dests() -> Result<()> {
     bpf::with(|program| run_many(program, Rules::new))
 }
 
-/// Two words are in the first piece, the rest in the second one.
+/// Two words and one dest are in the first pieces, the rest in the second ones.
 fn at_an_edge() -> Rules {
-    Rules::beginning_at(LISTS.len - 2)
+    Rules::beginning_at(LISTS.len - 2, DESTS.len - 1)
 }
 
 /// Of each scheduler's table, or tree, a part is in either piece.
 fn in_the_table() -> Rules {
-    Rules::beginning_at(LISTS.len - 100)
+    Rules::beginning_at(LISTS.len - 100, 0)
 }
 
-/// Lists, tables and trees go on over the edge of a piece as if it were none.
+/// Lists, tables, trees, dests and counters go on over the edge of a piece as if it were none.
 fn run_edges<E: Engine>(engine: &mut E) -> Result<Vec<String>> {
     run_sequences(engine, at_an_edge)?;
+    engine.reset()?;
+    let new = service(Family::V4, Proto::TCP, 80, Scheduler::Rr);
+    set_up(&mut at_an_edge(), engine.memory(), &[(new, dests(Family::V4, &[1, 1, 1]))]);
+    let numbers = [DESTS.len - 1, DESTS.len, DESTS.len + 1];
+    let conns = |engine: &E| -> Result<Vec<u64>> {
+        numbers.iter().map(|number| Ok(engine.counters(*number)?.conns)).collect()
+    };
+    let before = conns(engine)?;
+    letters(engine, Family::V4, 0, 9)?;
+    let after: Vec<u64> = before.iter().map(|conns| conns + 3).collect();
+    ensure!(conns(engine)? == after, "{}: {:?} after {before:?}", E::NAME, conns(engine)?);
     run_many(engine, in_the_table)?;
     run_hashes(engine, in_the_table)
 }
 
 fn across_the_edge_of_a_piece() -> Result<()> {
-    let lists = 2 * LISTS.len;
-    let mut host = Host::with_sizes(lb_common::host::Sizes { lists, ..Default::default() });
+    let (dests, lists) = (DESTS.len + 64, LISTS.len + (1 << 17));
+    let mut host = Host::with_sizes(lb_common::host::Sizes { dests, lists, ..Default::default() });
     let wanted = run_edges(&mut host)?;
     ensure!(wanted == run_hashes(&mut host, Rules::new)?, "the edge changes who gets connections");
-    bpf::with_sizes(&bpf::Sizes { lists, ..bpf::Sizes::CASE }, |program| {
+    bpf::with_sizes(&bpf::Sizes { dests, lists, ..bpf::Sizes::CASE }, |program| {
         let got = run_edges(program)?;
         ensure!(got == wanted, "{got:?} on the loaded program, {wanted:?} on the host engine");
         Ok(())

@@ -117,9 +117,9 @@ impl Rules {
         Self::default()
     }
 
-    /// None; lists and tables are put in from this word on.
-    pub fn beginning_at(lists: u32) -> Self {
-        Self { lists, ..Self::default() }
+    /// None; what comes is put in from these words and dests on.
+    pub fn beginning_at(lists: u32, dests: u32) -> Self {
+        Self { lists, dests, ..Self::default() }
     }
 
     /// Adds a service and returns its number.

@@ -182,7 +182,7 @@ fn sizes(dir: &Path, rules: &Rules, asked: &Asked) -> Result<Sizes> {
     );
     ensure!(links(dir, LINK)?.is_empty(), "{room}; to change that, detach first");
     ensure!(
-        !rules.dests.all().iter().any(super::dests::referenced),
+        !rules.dests.iter().any(super::dests::referenced),
         "{room} and is in use; `lb-user detach --purge` forgets them"
     );
     asked.fit_memory()?;

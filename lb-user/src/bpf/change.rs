@@ -85,7 +85,7 @@ impl Change {
             dir: dir.to_owned(),
             table: Table::read(&rules)?,
             regions: Regions::new(rules.words_made(), next(spare::LISTS)),
-            dest_slots: Slots::new(rules.dests.all().len() as u32, next(spare::DESTS)),
+            dest_slots: Slots::new(rules.dests_made(), next(spare::DESTS)),
             service_slots: Slots::new(rules.services_made(), next(spare::SERVICES)),
             books: Books::read(pins::fd(&rules.books)).context("reading the counters")?,
             meter: Meter::new().context("counting CPUs")?,
@@ -125,7 +125,7 @@ impl Change {
             self.table.rows.values().flat_map(|row| row.list.iter().copied()).collect();
         let remembered = caches::named(dir, &self.rules, &self.table)?;
         let mut now = None;
-        for (slot, dest) in (0u32..).zip(self.rules.dests.all()) {
+        for (slot, dest) in (0u32..).zip(self.rules.dests.iter()) {
             if !dests::used(dest) {
                 continue;
             }
@@ -306,7 +306,7 @@ impl Change {
         let back = left.or_else(|| self.trash.get(&(owner.key, *id)).copied());
         let Some(slot) = back else { return self.new_slot(owner, id, conf, place) };
         let dest = self.rules.dests.get(slot).context("a dest's slot is out of range")?;
-        let raw = self.meter.read(pins::fd(&self.rules.stats), slot)?;
+        let raw = self.meter.read(&self.rules.stats, slot)?;
         let same = dests::owner(dest).serial == owner.serial;
         if !same {
             self.books.zero(slot, raw);
@@ -329,6 +329,10 @@ impl Change {
         conf: &DestConf,
         place: &Place,
     ) -> Refused<u32> {
+        if let Some(wanted) = self.dest_slots.wants(self.rules.sizes().dests) {
+            self.rules.grow_dests(wanted)?;
+            self.dest_slots.grow(self.rules.dests_made());
+        }
         let room = match self.dest_slots.alloc() {
             Some(room) => room,
             None => self.make_room()?,
@@ -354,9 +358,9 @@ impl Change {
     fn clear_counters(&mut self, slot: u32) -> Result<()> {
         const MOST: u32 = 1024;
         if !self.zeroed.contains(&slot) {
-            let run = self.dest_slots.run(slot, self.made.clamp(1, MOST));
+            let run = self.dest_slots.run(slot, self.made.clamp(1, MOST)).min(self.rules.stats.rest(slot));
             self.zeroed = slot..slot + run;
-            self.meter.clear(pins::fd(&self.rules.stats), self.zeroed.clone()).context("zeroing counters")?;
+            self.meter.clear(&self.rules.stats, self.zeroed.clone()).context("zeroing counters")?;
         }
         self.zeroed.start = slot + 1;
         self.made += 1;
@@ -477,7 +481,7 @@ impl Change {
         for row in rows {
             let mut sum = lb_common::tables::Counters::default();
             for slot in &row.list {
-                let raw = self.meter.read(pins::fd(&self.rules.stats), *slot)?;
+                let raw = self.meter.read(&self.rules.stats, *slot)?;
                 self.books.zero(*slot, raw);
                 self.rules.rate(*slot).inspect(|rate| rate.zero());
                 sum = sum.plus(raw);

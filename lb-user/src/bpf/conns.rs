@@ -36,7 +36,7 @@ pub fn rows_of(dir: &Path, rules: &Rules, wanted: &[(ServiceId, DestId)]) -> Res
         wanted.iter().map(|(service, dest)| (ServiceKey::from(*service), *dest)).collect();
     let is_wanted =
         |dest: &Dest| dests::used(dest) && wanted.contains(&(dests::owner(dest).key, dests::id(dest)));
-    let slots = (0..).zip(rules.dests.all()).filter(|(_, dest)| is_wanted(dest)).map(|(slot, _)| slot);
+    let slots = (0..).zip(rules.dests.iter()).filter(|(_, dest)| is_wanted(dest)).map(|(slot, _)| slot);
     read(dir, rules, Some(slots.collect()))
 }
 

@@ -154,6 +154,9 @@ pub fn programs(dir: &Path, sizes: &Sizes, undo: &mut Undo) -> Result<(Ebpf, Pro
         }
         if spec.open(dir)?.is_some() {
             loader.map_pin_path(spec.name, dir.join(spec.name));
+            if let Some(first) = pieces::first_of(spec.name) {
+                loader.map_pin_path(first, pieces::first_pin(dir, spec));
+            }
         } else {
             missing.push(spec);
         }

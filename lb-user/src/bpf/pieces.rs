@@ -1,4 +1,4 @@
-//! Maps that grow: `lists` and `rates` are arrays of pieces ([`lb_common::pieces`]). Pinned are the outer map,
+//! Maps that grow: `lists`, `dests`, `stats` and `rates` are arrays of pieces ([`lb_common::pieces`]). Pinned are the outer map,
 //! by its name, and its pieces beside it: `NAME-0`, `NAME-1` and so on.
 //!
 //! A piece is made and pinned when a change needs its room, and entered in the outer map before the change is published:
@@ -59,6 +59,14 @@ impl<P: Piece> Pieces<P> {
     pub fn make(dir: Option<&Path>, spec: &'static Spec, outer: MapData) -> Result<Self> {
         let mut pieces = Self::empty(dir, spec, outer)?;
         pieces.grow(1)?;
+        pieces.enter()?;
+        Ok(pieces)
+    }
+
+    /// The same, pinned nowhere, where the first piece is there already.
+    pub fn over(spec: &'static Spec, outer: MapData, first: MapData) -> Result<Self> {
+        let mut pieces = Self::empty(None, spec, outer)?;
+        pieces.add(first)?;
         pieces.enter()?;
         Ok(pieces)
     }
@@ -136,6 +144,12 @@ impl<P: Piece> Pieces<P> {
         (0..self.most()).map_while(|number| self.piece(number))
     }
 
+    /// How many more elements the piece has from this one on, itself counted.
+    pub fn rest(&self, number: u32) -> u32 {
+        let (_, at) = self.len().place(number);
+        self.spec.entries.unwrap_or(1) - at
+    }
+
     /// Makes room for so many elements, and a quarter more than there was: whoever asks will go on asking. More than there may be
     /// is for the caller not to ask for.
     pub fn grow(&mut self, elements: u32) -> Result<()> {
@@ -146,13 +160,18 @@ impl<P: Piece> Pieces<P> {
         let ahead = wanted.max(self.made + self.made / 4).min(self.most());
         ensure!(wanted <= ahead, "{} cannot hold {elements} elements", self.spec.name);
         while self.made < ahead {
-            let number = self.made;
-            let piece = self.create(number).with_context(|| format!("making room in {}", self.spec.name))?;
-            let ready = P::of(MapData::from_fd(piece.fd().as_fd().try_clone_to_owned()?)?)?;
-            let _ = self.pieces[number as usize].set(ready);
-            self.fresh.push((number, piece));
-            self.made += 1;
+            let piece = self.create(self.made).with_context(|| format!("making room in {}", self.spec.name))?;
+            self.add(piece)?;
         }
+        Ok(())
+    }
+
+    /// A piece more, to be entered.
+    fn add(&mut self, piece: MapData) -> Result<()> {
+        let ready = P::of(MapData::from_fd(piece.fd().as_fd().try_clone_to_owned()?)?)?;
+        let _ = self.pieces[self.made as usize].set(ready);
+        self.fresh.push((self.made, piece));
+        self.made += 1;
         Ok(())
     }
 
@@ -197,6 +216,11 @@ impl<T: Shared> Pieces<Mapped<T>> {
         piece.get(at)
     }
 
+    /// All elements that are made.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.all().flat_map(Mapped::all)
+    }
+
     /// So many elements from this one on, as far as they are made.
     pub fn range(&self, from: u32, count: u32) -> impl Iterator<Item = &T> {
         (from..from.saturating_add(count)).map_while(|number| self.get(number))
@@ -208,10 +232,25 @@ fn name(spec: &Spec, number: u32) -> String {
     format!("{}-{number}", spec.name)
 }
 
+/// The map of the program that stands for the first piece of one, where it has such a map: packets find most of what they ask for
+/// there.
+pub fn first_of(map: &str) -> Option<&'static str> {
+    match map {
+        "dests" => Some("dests_0"),
+        "stats" => Some("stats_0"),
+        _ => None,
+    }
+}
+
+/// Where the first piece of a map is pinned.
+pub fn first_pin(dir: &Path, spec: &Spec) -> PathBuf {
+    dir.join(name(spec, 0))
+}
+
 /// Makes the first piece of a map just made and pinned, if that is one of pieces.
 pub fn first(dir: &Path, map: &str, outer: MapData, undo: &mut Undo) -> Result<()> {
     let Some(spec) = pins::PIECES.iter().find(|spec| spec.name == map) else { return Ok(()) };
-    undo.file(dir.join(name(spec, 0)));
+    undo.file(first_pin(dir, spec));
     Pieces::<MapData>::make(Some(dir), spec, outer).map(drop)
 }
 
@@ -250,10 +289,10 @@ mod tests {
 
     #[test]
     fn pins_of_pieces() {
-        for name in ["lists-0", "lists-12", "rates-3", "rates-100"] {
+        for name in ["lists-0", "dests-12", "stats-3", "rates-100"] {
             assert!(is_piece(name), "{name}");
         }
-        for name in ["lists", "settings", "link-0", "link-lists-eth0", "rates-x", "conns4-1"] {
+        for name in ["lists", "settings", "link-0", "link-lists-eth0", "dests-x", "conns4-1"] {
             assert!(!is_piece(name), "{name}");
         }
     }

@@ -72,15 +72,17 @@ pub const RULES: [Spec; 9] = [
     array("marks", size_of::<MarkRule>(), Some(2 * MOST)),
     array("sched", size_of::<SchedState>(), None),
     of_pieces("lists"),
-    array("dests", size_of::<Dest>(), None),
-    per_cpu("stats", size_of::<Counters>(), None),
+    of_pieces("dests"),
+    of_pieces("stats"),
     of_pieces("rates"),
     array("settings", size_of::<Settings>(), Some(1)),
 ];
 
 /// Pieces of the maps that grow.
-pub const PIECES: [Spec; 2] = [
+pub const PIECES: [Spec; 4] = [
     array("lists", 8, Some(lb_common::pieces::LISTS.len)),
+    array("dests", size_of::<Dest>(), Some(lb_common::pieces::DESTS.len)),
+    per_cpu("stats", size_of::<Counters>(), Some(lb_common::pieces::STATS.len)),
     array("rates", size_of::<Rate>(), Some(lb_common::pieces::RATES.len)),
 ];
 
@@ -230,9 +232,9 @@ pub struct Rules {
     /// Lists and tables.
     pub lists: Pieces<Mapped<lb_common::cell::Cell64>>,
     /// Dests.
-    pub dests: Mapped<Dest>,
+    pub dests: Pieces<Mapped<Dest>>,
     /// Counters.
-    pub stats: MapData,
+    pub stats: Pieces<MapData>,
     /// Estimators: see [`Rules::rate`].
     pub rates: Pieces<Mapped<Rate>>,
     /// What counters are relative to.
@@ -242,9 +244,9 @@ pub struct Rules {
 impl Rules {
     /// Opens them. `None`: there are none.
     pub fn open(dir: &Path) -> Result<Option<Self>> {
-        let [filter, services, marks, sched, _, dests, stats, ..] = &RULES;
+        let [filter, services, marks, sched, ..] = &RULES;
         let Some(settings) = settings(dir)? else { return Ok(None) };
-        let [lists, rates] = &PIECES;
+        let [lists, dests, stats, rates] = &PIECES;
         Ok(Some(Self {
             settings,
             filter: map(&filter.require(dir)?, FILTER_WORDS)?,
@@ -252,8 +254,8 @@ impl Rules {
             marks: marks.require(dir)?,
             sched: map_whole(&sched.require(dir)?)?,
             lists: Pieces::open(dir, lists)?,
-            dests: map_whole(&dests.require(dir)?)?,
-            stats: stats.require(dir)?,
+            dests: Pieces::open(dir, dests)?,
+            stats: Pieces::open(dir, stats)?,
             rates: Pieces::open(dir, rates)?,
             books: BOOKS.require(dir)?,
         }))
@@ -262,18 +264,33 @@ impl Rules {
     /// Enters what a command that was killed has made. Only who changes the table does so.
     pub fn recover(&mut self) -> Result<()> {
         self.lists.recover()?;
+        self.dests.recover()?;
+        self.stats.recover()?;
         self.rates.recover()
     }
 
     /// Lets packets have the room that was made.
     pub fn enter(&mut self) -> Result<()> {
         self.lists.enter()?;
+        self.dests.enter()?;
+        self.stats.enter()?;
         self.rates.enter()
     }
 
     /// How many dests there may be, and services.
     pub fn sizes(&self) -> RuleSizes {
         RuleSizes::of_services(self.sched.all().len() as u32)
+    }
+
+    /// How many dests there is room for.
+    pub fn dests_made(&self) -> u32 {
+        self.dests.room().min(self.stats.room()).min(self.sizes().dests)
+    }
+
+    /// Makes room for so many dests.
+    pub fn grow_dests(&mut self, dests: u32) -> Result<()> {
+        self.dests.grow(dests)?;
+        self.stats.grow(dests)
     }
 
     /// How many services there is room for.

@@ -1,7 +1,6 @@
 //! From a changed table to the maps. In this order, so that a packet sees a service before the change or after it:
-//! filter bits that are new; lists and scheduler tables in room nobody reads, and the pieces that were made for them; the
-//! services' values, each whole; what schedulers remember; the dests' places in their services' trees; how many services
-//! there are; then what has left.
+//! filter bits that are new; lists and scheduler tables in room nobody reads, and room that was made; the services' values, each whole; what
+//! schedulers remember; the dests' places in their services' trees; how many services there are; then what has left.
 
 use std::collections::HashSet;
 use std::os::fd::AsFd as _;
@@ -196,7 +195,7 @@ impl Change {
             dests::retire(dest, now, scans);
             let owner = dests::owner(dest);
             self.trash.insert((owner.key, dests::id(dest)), slot);
-            let raw = self.meter.read(pins::fd(&self.rules.stats), slot)?;
+            let raw = self.meter.read(&self.rules.stats, slot)?;
             // What the timer has not seen yet.
             let since = self.rules.rate(slot).map(|rate| rate.look(&raw)).unwrap_or_default();
             self.rules.rate_of_all().inspect(|rate| rate.add(&since));
@@ -212,7 +211,7 @@ impl Change {
     fn forget_marks(&mut self) {
         let by_mark = |dest: &Dest| dests::used(dest) && dests::owner(dest).key.mark != 0;
         if !self.marks.gone.is_empty()
-            && !self.rules.dests.all().iter().any(|dest| by_mark(dest) && dests::referenced(dest))
+            && !self.rules.dests.iter().any(|dest| by_mark(dest) && dests::referenced(dest))
         {
             self.marks.gone.clear();
             self.remark = true;

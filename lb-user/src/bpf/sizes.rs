@@ -29,25 +29,21 @@ pub struct Asked {
 const PER_SERVICE: u32 = 8;
 /// Words of lists and scheduler tables for each dest that there may be.
 const WORDS: u32 = 32;
-/// Bytes that every dest slot takes on every CPU: its counters.
-const PER_CPU: u64 = size_of::<lb_common::tables::Counters>() as u64;
-/// Bytes that every dest slot takes besides: itself, its counters' place, its and its service's places in hash tables, an
-/// eighth of a service's cursors. Lists, tables and rates take memory as they come.
-const SHARED: u64 = (size_of::<lb_common::dest::Dest>() + 8 + 48) as u64;
+/// Bytes that every dest that there may be takes before there is one: its and its service's places in hash tables, an eighth of
+/// a service's cursors.
+const BEFORE: u64 = 48;
 
 /// Of the maps of services and dests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RuleSizes {
-    /// Dest slots: a power of two.
+    /// As many dests as there may be: a power of two.
     pub dests: u32,
 }
 
 impl RuleSizes {
-    /// As many as are made where memory allows, if nobody says how many.
-    const PLENTY: u32 = 1 << 17;
-    /// As many as are made on a small machine.
-    const FEW: u32 = 1 << 15;
-    /// As few as there may be.
+    /// If nobody says how many.
+    const USUAL: u32 = 1 << 17;
+    /// As few as can be asked for.
     const LEAST: u32 = 1 << 10;
     /// As many: what names a dest has no more bits.
     pub const MOST: u32 = bound::DEST + 1;
@@ -55,18 +51,6 @@ impl RuleSizes {
     /// For so many dests at least.
     pub fn of(dests: u32) -> Self {
         Self { dests: dests.clamp(Self::LEAST, Self::MOST).next_power_of_two() }
-    }
-
-    /// Where nobody says: what fits into a 32nd of the memory, 32,768 to 131,072.
-    pub fn usual() -> Result<Self> {
-        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
-        Ok(Self::for_memory(memory(), cpus as u64))
-    }
-
-    fn for_memory(memory: u64, cpus: u64) -> Self {
-        let dests =
-            (memory / 32 / (SHARED + PER_CPU * cpus)).clamp(u64::from(Self::FEW), u64::from(Self::PLENTY));
-        Self { dests: 1 << dests.ilog2() }
     }
 
     /// Of a table with room for so many services.
@@ -88,7 +72,8 @@ impl RuleSizes {
     pub fn of_map(&self, name: &str) -> Option<u32> {
         Some(match name {
             "services" | "sched" => self.services(),
-            "dests" | "stats" => self.dests,
+            "dests" => pieces::DESTS.count(self.dests),
+            "stats" => pieces::STATS.count(self.dests),
             "lists" => pieces::LISTS.count(self.words()),
             "rates" => pieces::RATES.count(estimate::places(self.dests)),
             name if name == BOOKS.name => self.dests + self.services(),
@@ -102,21 +87,20 @@ impl RuleSizes {
             (Some(present), asked) => {
                 ensure!(
                     asked.is_none_or(|asked| asked == present),
-                    "there is room for {} servers since the first rule was made; to change that, start over with \
+                    "there may be {} servers since the first rule was made; to change that, start over with \
                      `lb-user detach --purge`",
                     present.dests
                 );
                 Ok(present)
             }
             (None, Some(asked)) => asked.fit_memory().map(|()| asked),
-            (None, None) => Self::usual(),
+            (None, None) => Ok(Self { dests: Self::USUAL }),
         }
     }
 
     /// Is there memory for what is made beforehand?
     fn fit_memory(&self) -> Result<()> {
-        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
-        let wanted = u64::from(self.dests) * (SHARED + PER_CPU * cpus as u64);
+        let wanted = u64::from(self.dests) * BEFORE;
         fits(wanted, || format!("{} servers", self.dests))
     }
 
@@ -257,19 +241,6 @@ mod tests {
     use super::{RuleSizes, Sizes};
 
     #[test]
-    fn rules_by_memory() {
-        for (gigabytes, cpus, dests) in
-            [(0, 1, 15), (1, 1, 16), (2, 1, 17), (24, 2, 17), (4, 64, 15), (16, 64, 17), (512, 64, 17)]
-        {
-            assert_eq!(
-                RuleSizes::for_memory(gigabytes << 30, cpus).dests,
-                1 << dests,
-                "{gigabytes} GiB, {cpus} CPUs"
-            );
-        }
-    }
-
-    #[test]
     fn rules_as_asked() {
         assert_eq!(RuleSizes::of(100_000).dests, 131_072);
         assert_eq!(RuleSizes::of(1).dests, 1024);
@@ -278,8 +249,8 @@ mod tests {
         assert_eq!(sizes.of_map("services"), Some(16_384));
         assert_eq!(sizes, RuleSizes::of_services(16_384));
         assert_eq!(sizes.words(), 1 << 22);
-        for (map, count) in [("lists", 32), ("dests", 131_072), ("stats", 131_072), ("rates", 19)] {
-            assert_eq!(sizes.of_map(map), Some(count), "{map}");
+        for (map, pieces) in [("lists", 32), ("dests", 16), ("stats", 16), ("rates", 19)] {
+            assert_eq!(sizes.of_map(map), Some(pieces), "{map}");
         }
         assert_eq!(RuleSizes::of(1).of_map("lists"), Some(1));
         assert_eq!(sizes.of_map("books"), Some(131_072 + 16_384));

@@ -8,9 +8,11 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
+use aya::maps::MapData;
 use lb_common::tables::Counters;
 
-use super::syscall;
+use super::pieces::Pieces;
+use super::{pins, syscall};
 use crate::control::model::Stats;
 
 /// The map's name.
@@ -143,7 +145,7 @@ impl Meter {
 
     /// Prepares for `wanted` dests among the first `end` slots: where most of them are asked for, they are read at once,
     /// which takes a tenth of the time.
-    pub fn read_ahead(&mut self, map: BorrowedFd<'_>, end: u32, wanted: usize) -> io::Result<()> {
+    pub fn read_ahead(&mut self, stats: &Pieces<MapData>, end: u32, wanted: usize) -> io::Result<()> {
         const BATCH: usize = 1024;
         if wanted < end as usize / 8 || wanted < BATCH {
             return Ok(());
@@ -151,8 +153,8 @@ impl Meter {
         let cpus = self.per_cpu.len();
         let (mut numbers, mut values) = (vec![0; BATCH], vec![Counters::default(); BATCH * cpus]);
         while self.ahead.len() < end as usize {
-            let from = self.ahead.len() as u32;
-            let count = syscall::lookup_per_cpu_many(map, from, &mut numbers, &mut values)?;
+            let Some((piece, at)) = stats.place(self.ahead.len() as u32) else { break };
+            let count = syscall::lookup_per_cpu_many(pins::fd(piece), at, &mut numbers, &mut values)?;
             if count == 0 {
                 break;
             }
@@ -162,18 +164,21 @@ impl Meter {
     }
 
     /// A dest's counters, all CPUs together.
-    pub fn read(&mut self, map: BorrowedFd<'_>, dest: u32) -> io::Result<Counters> {
+    pub fn read(&mut self, stats: &Pieces<MapData>, dest: u32) -> io::Result<Counters> {
         if let Some(read) = self.ahead.get(dest as usize) {
             return Ok(*read);
         }
-        syscall::lookup_per_cpu(map, &dest, &mut self.per_cpu)?;
+        let Some((piece, at)) = stats.place(dest) else { return Ok(Counters::default()) };
+        syscall::lookup_per_cpu(pins::fd(piece), &at, &mut self.per_cpu)?;
         Ok(sum(&self.per_cpu))
     }
 
-    /// For slots nobody uses: zero.
-    pub fn clear(&self, map: BorrowedFd<'_>, dests: Range<u32>) -> io::Result<()> {
-        let dests: Vec<u32> = dests.collect();
-        syscall::update_per_cpu(map, &dests, &vec![Counters::default(); dests.len() * self.per_cpu.len()])
+    /// For slots nobody uses, of one piece: zero.
+    pub fn clear(&self, stats: &Pieces<MapData>, dests: Range<u32>) -> io::Result<()> {
+        let Some((piece, at)) = stats.place(dests.start) else { return Ok(()) };
+        let dests: Vec<u32> = (at..).take(dests.len()).collect();
+        let zero = vec![Counters::default(); dests.len() * self.per_cpu.len()];
+        syscall::update_per_cpu(pins::fd(piece), &dests, &zero)
     }
 }
 

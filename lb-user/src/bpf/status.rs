@@ -247,11 +247,11 @@ fn tables(dir: &Path) -> Result<Option<Tables>> {
 fn room(rules: &Rules, table: &Table) -> Room {
     let words = |row: &Row| (row.value.dests.max(1) + row.value.table_len) as usize;
     let sizes = rules.sizes();
-    let dests = rules.dests.all().iter().filter(|dest| dests::used(dest)).count();
+    let dests = rules.dests.iter().filter(|dest| dests::used(dest)).count();
     let words = table.rows.values().map(words).sum();
     Room {
         services: Taken { used: table.rows.len(), made: rules.services_made(), room: sizes.services() },
-        dests: Taken { used: dests, made: sizes.dests, room: sizes.dests },
+        dests: Taken { used: dests, made: rules.dests_made(), room: sizes.dests },
         lists: Taken { used: words, made: rules.words_made(), room: sizes.words() },
     }
 }

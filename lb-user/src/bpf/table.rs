@@ -164,7 +164,7 @@ impl<'a> Reader<'a> {
     pub fn services(mut self, table: &Table) -> io::Result<Vec<model::Service>> {
         let end = self.rules.settings.get(0).map_or(0, |settings| settings.dests_end.load());
         let wanted = table.rows.values().map(|row| row.list.len()).sum();
-        self.meter.read_ahead(pins::fd(&self.rules.stats), end, wanted)?;
+        self.meter.read_ahead(&self.rules.stats, end, wanted)?;
         table.in_order().into_iter().map(|row| self.service(row)).collect()
     }
 
@@ -179,7 +179,7 @@ impl<'a> Reader<'a> {
         let mut list = Vec::with_capacity(row.list.len());
         for slot in &row.list {
             let Some(dest) = self.rules.dests.get(*slot) else { continue };
-            let raw = self.meter.read(pins::fd(&self.rules.stats), *slot)?;
+            let raw = self.meter.read(&self.rules.stats, *slot)?;
             sum = sum.plus(raw);
             let (active, total) = (dest.active.load(), dest.total.load());
             list.push(model::Dest {

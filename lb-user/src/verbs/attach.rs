@@ -33,8 +33,8 @@ pub struct Args {
     /// Room for this many connections of IPv6
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub connections_v6: Option<u32>,
-    /// Room for this many servers, and an eighth as many services: before the first rule is made [default: by the
-    /// machine's memory, 131072 at the most]
+    /// As many servers as there may be, and an eighth as many services: before the first rule is made. They take memory
+    /// as they come [default: 131072]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=RuleSizes::MOST.into()))]
     pub dests: Option<u32>,
     /// Where the maps are pinned.

@@ -1,4 +1,4 @@
-//! Room for lists, tables and rates is made as they come.
+//! Room for servers, services and their tables is made as they come.
 
 use super::desk::Desk;
 use super::kills::{kill_after, moments};
@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 use std::os::fd::AsFd as _;
 use std::time::Instant;
 
-/// Services whose tables and trees take more than one piece, with more servers than one piece has rates for.
+/// Services whose tables and trees take more than one piece, with more servers than one piece holds.
 fn tables() -> String {
     let mut text = String::new();
     for service in 0..40 {
@@ -53,7 +53,7 @@ pub fn growth_over_pieces() -> Result<()> {
     need::network()?;
     let desk = Desk::new()?;
     desk.ok("lb-user attach v0")?;
-    ensure!(entered(&desk)? == [1; 2], "{:?} pieces at first", entered(&desk)?);
+    ensure!(entered(&desk)? == [1; 4], "{:?} pieces at first", entered(&desk)?);
     let text = tables();
     desk.restore(&text)?;
     ensure!(desk.rules()? == text, "not what was restored");

@@ -57,7 +57,7 @@ fn rules(set: &Topology, services: u32, dests: u32) -> String {
 fn slots(set: &Topology) -> Result<usize> {
     set.balancer.netns.enter(|| {
         let rules = Rules::open(&bpffs::instance(None)?)?.context("no rules")?;
-        Ok(rules.dests.all().iter().filter(|dest| dests::used(dest)).count())
+        Ok(rules.dests.iter().filter(|dest| dests::used(dest)).count())
     })?
 }
 

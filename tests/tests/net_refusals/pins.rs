@@ -25,7 +25,7 @@ pub fn foreign_maps() -> Result<()> {
     let desk = Desk::with_rules()?;
     let rules = desk.rules()?;
     let dir = desk.pins()?;
-    for name in ["settings", "services", "dests", "lists-0", "rates-0", "books"] {
+    for name in ["settings", "services", "dests", "dests-0", "stats-0", "books"] {
         let (place, aside) = (dir.join(name), dir.join("aside"));
         fs::rename(&place, &aside)?;
         let foreign = syscall::create_hash("foreign", 4, 12, 77)?;
@@ -45,7 +45,7 @@ pub fn foreign_maps() -> Result<()> {
 
 fn missing_map(desk: &Desk, rules: &str) -> Result<()> {
     let dir = desk.pins()?;
-    for name in ["lists", "rates-0"] {
+    for name in ["lists", "lists-0"] {
         fs::rename(dir.join(name), dir.join("aside"))?;
         for (line, status) in COMMANDS {
             desk.fails(line, status, &[&format!("{name} is missing"), "lb-user detach --purge"])?;
