@@ -41,8 +41,8 @@ use crate::functions::{
     lb_tree_climb, lb_tree_play, lb_tree_touch, lb_tree_winner,
 };
 use crate::maps::{
-    self, CACHES, CALLS, CONNS4, CONNS6, CONTROLS, FILTER, FRAGMENTS, HELD, LOCAL_PEERS, MARKS,
-    OVERFLOW4, OVERFLOW6, PROBES, RATES, SCHED, SERVICES, SETTINGS, STATS, SWEEPER, WAITING, element,
+    self, CACHES, CALLS, CONNS4, CONTROLS, FILTER, FRAGMENTS, HELD, LOCAL_PEERS, MARKS, OVERFLOW4, OVERFLOW6,
+    PROBES, RATES, SCHED, SERVICES, SETTINGS, STATS, SWEEPER, WAITING, element,
 };
 use crate::routes::{self, ANSWERED, NO_NEIGHBOUR, NOT_FORWARDING, ask_route};
 use crate::scratch::insertion;
@@ -61,7 +61,7 @@ pub const PACKETS: u32 = 0;
 /// The program of IPv4 packets without a connection. It has the stack to itself: what others call is a part of it, where most
 /// of these packets pass. A call costs as much as a dozen instructions.
 pub const NEWCOMERS: u32 = 2;
-/// The programs most packets are done with.
+/// The programs most packets are done with, and trees: dests are looked for where most are first ([`maps::dest`]).
 pub const ESTABLISHED: u32 = 3;
 /// The program that user space runs. A packet may interrupt it, on the same CPU: it has memory of its own, and inserts
 /// nothing but by [`crate::adopt`].
@@ -179,7 +179,7 @@ impl<const DESK: u32> Tables for At<DESK> {
     fn bucket<F: Ip>(&self, n: u32) -> Option<&F::Bucket> {
         let place = match F::FAMILY {
             Family::V4 => CONNS4.get_ptr(n)? as *const F::Bucket,
-            Family::V6 => CONNS6.get_ptr(n)? as *const F::Bucket,
+            Family::V6 => core::ptr::from_ref(maps::bucket6(n)?).cast::<F::Bucket>(),
         };
         // SAFETY: the family's bucket type is the map's value type; array values never move.
         Some(unsafe { &*place })

@@ -79,9 +79,9 @@ pub static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(64, 0);
 /// IPv4 connections.
 #[map(name = "conns4")]
 pub static CONNS4: Array<Bucket4> = Array::with_max_entries(1, MMAPABLE);
-/// IPv6 connections.
-#[map(name = "conns6")]
-pub static CONNS6: Array<Bucket6> = Array::with_max_entries(1, MMAPABLE);
+/// IPv6 connections, in the one map there is once there is a service of IPv6. How long it is the loader says.
+#[btf_map(name = "conns6")]
+pub static CONNS6: ArrayOfMaps<Piece<Bucket6, 1, { MMAPABLE as usize }>, 1> = ArrayOfMaps::new();
 /// Second buckets of IPv4.
 #[map(name = "overflow4")]
 pub static OVERFLOW4: HashMap<u32, Bucket4> = HashMap::with_max_entries(1, NO_PREALLOC);
@@ -179,6 +179,20 @@ pub fn counters(number: u32) -> Option<*mut Counters> {
         let (piece, at) = pieces::STATS.place(number);
         STATS.get(piece)?.get_ptr_mut(at)
     })
+}
+
+/// A bucket of IPv6. `None`: no service of IPv6 has been there.
+#[inline(always)]
+pub fn bucket6(number: u32) -> Option<&'static Bucket6> {
+    let map = (&raw const CONNS6).cast_mut().cast::<c_void>();
+    // SAFETY: keys are words, and what is found are buckets, in an array that lives as long as the map does.
+    unsafe {
+        let table = bpf_map_lookup_elem(map, NUMBERS.as_ptr().cast());
+        if table.is_null() {
+            return None;
+        }
+        bpf_map_lookup_elem(table, (&raw const number).cast()).cast::<Bucket6>().as_ref()
+    }
 }
 
 /// The numbers of pieces of [`LISTS`], to be read from here as keys: as many as there are dests for at the most.

@@ -35,14 +35,17 @@ use lb_common::settings::Settings;
 use lb_common::sip::Call;
 use lb_common::sync::{self, Synced};
 use lb_common::tables::Counters;
+use lb_user::bpf::buckets;
 use lb_user::bpf::memory;
 use lb_user::bpf::pieces::{self, Pieces};
-use lb_user::bpf::pins::PIECES;
+use lb_user::bpf::pins::{self, CONNS6, PIECES};
+use lb_user::bpf::syscall;
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::case::{Engine, FAMILIES, HOSTS, Live, NARROW_MTU, Nic, Outcome, ROUTER, Way};
 use crate::need::{self, Missing};
 use crate::net::xdp_pass;
+use crate::own_bpffs::OwnBpffs;
 use crate::run;
 
 /// Buckets of each family in packet cases: few, so that a sweep is soon round.
@@ -282,7 +285,10 @@ impl Maps {
             _rates: grown(ebpf, "rates", estimate::places(sizes.dests))?,
             used: sizes.dests,
             conns4: mapped("conns4", size_of::<Bucket4>() * sizes.buckets[0] as usize)?,
-            conns6: mapped("conns6", size_of::<Bucket6>() * sizes.buckets[1] as usize)?,
+            conns6: Mapped::new(
+                &first_inner(&data(ebpf, "conns6")?)?,
+                size_of::<Bucket6>() * sizes.buckets[1] as usize,
+            )?,
             services: Mutex::new(HashMap::try_from(Map::HashMap(data(ebpf, "services")?))?),
             others: BTreeMap::new(),
         };
@@ -406,6 +412,22 @@ fn grown<P: pieces::Piece>(ebpf: &Ebpf, name: &str, elements: u32) -> Result<Pie
     Ok(map)
 }
 
+/// The map for the table of IPv6, with the table.
+fn table_v6(buckets: u32) -> Result<MapData> {
+    let outer =
+        MapData::from_fd(buckets::outer(buckets).context("creating the map for connections of IPv6")?)?;
+    let table = CONNS6.of(buckets).create().context("creating the table of IPv6")?;
+    syscall::update(pins::fd(&outer), &0u32, &(table.as_raw_fd() as u32))
+        .context("entering the table of IPv6")?;
+    Ok(outer)
+}
+
+/// The first map in a map of maps.
+fn first_inner(outer: &MapData) -> Result<MapData> {
+    let id: Option<u32> = syscall::lookup(pins::fd(outer), &0u32)?;
+    Ok(MapData::from_id(id.context("there is no map in it")?)?)
+}
+
 fn again(map: &MapData) -> Result<MapData> {
     Ok(MapData::from_fd(map.fd().as_fd().try_clone_to_owned()?)?)
 }
@@ -459,9 +481,12 @@ impl Program {
     fn load(sizes: &Sizes) -> Result<Self> {
         let Sizes { buckets: [v4, v6], second, dests, services, lists } = *sizes;
         let mut loader = EbpfLoader::new();
-        for (map, size) in [("conns4", v4), ("conns6", v6), ("overflow4", second), ("overflow6", second)] {
+        for (map, size) in [("conns4", v4), ("overflow4", second), ("overflow6", second)] {
             loader.map_max_entries(map, size);
         }
+        let (place, conns6) = (OwnBpffs::new()?, table_v6(v6)?);
+        conns6.pin(place.path("conns6")).context("pinning the map for connections of IPv6")?;
+        loader.map_pin_path("conns6", place.path("conns6"));
         for (map, size) in [("sched", services), ("services", services)] {
             loader.map_max_entries(map, size);
         }

@@ -32,6 +32,7 @@ pub mod lab;
 pub mod listing;
 pub mod need;
 pub mod net;
+pub mod own_bpffs;
 pub mod pace;
 pub mod packets;
 pub mod peer;

@@ -45,8 +45,13 @@ fn connect<E: Engine>(engine: &mut E, family: Family, n: u32) -> Result<char> {
 }
 
 fn connect_to<E: Engine>(engine: &mut E, family: Family, to: IpAddr, n: u32) -> Result<char> {
+    send(engine, family, to, n, tcp::SYN)
+}
+
+/// A packet of the `n`th client connection; where it went, as [`connect`].
+fn send<E: Engine>(engine: &mut E, family: Family, to: IpAddr, n: u32, flags: u8) -> Result<char> {
     let from = (client(family, 1 + (n % 200) as u8), 2000 + n as u16);
-    let frame = from_client(Packet::tcp(from, (to, 80), tcp::SYN, b"")).bytes();
+    let frame = from_client(Packet::tcp(from, (to, 80), flags, b"")).bytes();
     let outcome = engine.run(Nic::Front, &frame)?;
     match outcome.way {
         Way::Transmit => Ok('-'),
@@ -457,13 +462,17 @@ fn run_edges<E: Engine>(engine: &mut E) -> Result<Vec<String>> {
     let new = service(Family::V4, Proto::TCP, 80, Scheduler::Rr);
     set_up(&mut at_an_edge(), engine.memory(), &[(new, dests(Family::V4, &[1, 1, 1]))]);
     let numbers = [DESTS.len - 1, DESTS.len, DESTS.len + 1];
-    let conns = |engine: &E| -> Result<Vec<u64>> {
-        numbers.iter().map(|number| Ok(engine.counters(*number)?.conns)).collect()
+    let counted = |engine: &E| -> Result<Vec<(u64, u64)>> {
+        let of = |number: &u32| engine.counters(*number).map(|all| (all.conns, all.inpkts));
+        numbers.iter().map(of).collect()
     };
-    let before = conns(engine)?;
-    letters(engine, Family::V4, 0, 9)?;
-    let after: Vec<u64> = before.iter().map(|conns| conns + 3).collect();
-    ensure!(conns(engine)? == after, "{}: {:?} after {before:?}", E::NAME, conns(engine)?);
+    let before = counted(engine)?;
+    let made = letters(engine, Family::V4, 0, 9)?;
+    let went: String =
+        (0..9).map(|n| send(engine, Family::V4, vip(Family::V4), n, tcp::ACK)).collect::<Result<_>>()?;
+    ensure!(went == made, "{}: connections made with {made} went on with {went}", E::NAME);
+    let after: Vec<_> = before.iter().map(|(conns, packets)| (conns + 3, packets + 6)).collect();
+    ensure!(counted(engine)? == after, "{}: {:?} after {before:?}", E::NAME, counted(engine)?);
     run_many(engine, in_the_table)?;
     run_hashes(engine, in_the_table)
 }

@@ -23,7 +23,7 @@ use super::reap::reap;
 use super::route::{self, Nic};
 use super::sizes::{Asked, Sizes};
 use super::store::open_or_make;
-use super::{fragments, local, status, syscall};
+use super::{buckets, fragments, local, status, syscall};
 use crate::verbs::attach::Mode;
 
 /// Links are pinned by this and the NIC's name.
@@ -60,6 +60,9 @@ pub fn attach(dir: &Path, names: &[String], mode: Mode, asked: &Asked) -> Result
     let rules = open_or_make(dir, asked.dests, &mut undo)?;
     let sizes = sizes(dir, &rules, asked)?;
     let (mut ebpf, stages) = create::programs(dir, &sizes, &mut undo)?;
+    if rules.settings()?.services_v6.load() != 0 {
+        buckets::make_v6(dir)?;
+    }
     create::start_sweep(&mut ebpf)?;
     put_ways(dir, &nics)?;
     allow_lookups();
@@ -191,6 +194,7 @@ fn sizes(dir: &Path, rules: &Rules, asked: &Asked) -> Result<Sizes> {
 }
 
 fn clear_traffic(dir: &Path) -> Result<()> {
+    buckets::remove_v6(dir)?;
     pins::TRAFFIC.iter().try_for_each(|spec| create::remove(&dir.join(spec.name)))
 }
 

@@ -18,10 +18,12 @@ use lb_common::state;
 use lb_common::table::{self, SLOT_OVERFLOW};
 use lb_common::tables::control_key;
 
+use super::buckets;
 use super::clock::Now;
 use super::dests;
 use super::memory::{self, Access, Mapped, Shared};
 use super::pins::{self, Rules, traffic};
+use super::sizes::Sizes;
 use super::{said, syscall};
 use crate::control::model::{ConnRow, DestId, End, Engine, ServiceId};
 
@@ -49,8 +51,8 @@ fn read(dir: &Path, rules: &Rules, only: Option<HashSet<u32>>) -> Result<Vec<Con
         calls: calls(dir)?,
         rows: Vec::new(),
     };
-    reader.family::<V4, Bucket4>(dir, "conns4", "overflow4")?;
-    reader.family::<V6, Bucket6>(dir, "conns6", "overflow6")?;
+    reader.family::<V4, Bucket4>(dir, "overflow4")?;
+    reader.family::<V6, Bucket6>(dir, "overflow6")?;
     Ok(reader.rows)
 }
 
@@ -61,8 +63,8 @@ pub fn expire(dir: &Path, what: u32) -> Result<()> {
     const SHARE: u32 = 16_384;
     let path = dir.join("lb_control");
     let Ok(program) = syscall::open_pin(&path) else { return Ok(()) };
-    let size = |name: &str| traffic(name)?.require(dir).and_then(|map| pins::entries(&map));
-    let buckets = size("conns4")?.max(size("conns6")?);
+    let sizes = Sizes::present(dir)?.context("the connection tables are not whole")?;
+    let buckets = sizes.buckets_v4.max(sizes.buckets_v6);
     // Templates go when nothing depends on them any more: in a second round.
     for from in (0..buckets).step_by(SHARE as usize).chain((0..buckets).step_by(SHARE as usize)) {
         let request = Request::bytes(what, from, SHARE);
@@ -88,13 +90,8 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn family<F: Ip, B: Shared + Ways<F::Entry>>(
-        &mut self,
-        dir: &Path,
-        table: &str,
-        overflow: &str,
-    ) -> Result<()> {
-        let Some(map) = traffic(table)?.open(dir)? else { return Ok(()) };
+    fn family<F: Ip, B: Shared + Ways<F::Entry>>(&mut self, dir: &Path, overflow: &str) -> Result<()> {
+        let Some(map) = buckets::open(dir, F::FAMILY)? else { return Ok(()) };
         let count = pins::entries(&map)? as usize;
         let mapped =
             Mapped::<B>::new(pins::fd(&map), count, Access::Read).context("mapping the connections")?;

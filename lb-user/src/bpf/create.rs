@@ -14,9 +14,9 @@ use lb_common::settings::Settings;
 use lb_common::tables::LAYOUT;
 
 use super::clock;
-use super::pins::{self, BOOKS, RULES, Spec, TRAFFIC};
+use super::pins::{self, BOOKS, RULES, Spec, TRAFFIC, traffic};
 use super::sizes::{RuleSizes, Sizes};
-use super::{local, output, pieces, said, syscall};
+use super::{buckets, local, output, pieces, said, syscall};
 use crate::program;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf"));
@@ -148,6 +148,10 @@ pub fn programs(dir: &Path, sizes: &Sizes, undo: &mut Undo) -> Result<(Ebpf, Pro
     let cookie = syscall::netns_cookie().context("asking for the network namespace's number")?;
     loader.override_global("NETNS_COOKIE", &cookie, true);
     let mut missing: Vec<&Spec> = Vec::new();
+    if traffic("conns6")?.open(dir)?.is_none() {
+        let outer = buckets::outer(sizes.buckets_v6).context("creating the map for connections of IPv6")?;
+        undo.pin(outer.as_fd(), dir.join("conns6"))?;
+    }
     for spec in RULES.iter().chain(&TRAFFIC) {
         if let Some(size) = sizes.of_map(spec.name) {
             loader.map_max_entries(spec.name, size);

@@ -7,6 +7,7 @@
 //! | [`pins`] | what maps there are, and whether a pinned one is what it should be |
 //! | [`sizes`] | how large they are made |
 //! | [`pieces`] | those that grow |
+//! | [`buckets`] | the connections' first buckets, those of IPv6 made when they are needed |
 //! | [`create`] | the object file: creating maps, loading programs |
 //! | [`memory`], [`syscall`] | the only unsafe code: shared memory and bpf(2) |
 //! | [`table`] | services, dests and lists in memory, as the maps have them |
@@ -35,6 +36,7 @@
 pub mod announce;
 pub mod attach;
 pub mod bpffs;
+pub mod buckets;
 pub mod caches;
 pub mod change;
 pub mod clients;

@@ -160,7 +160,8 @@ impl<P: Piece> Pieces<P> {
         let ahead = wanted.max(self.made + self.made / 4).min(self.most());
         ensure!(wanted <= ahead, "{} cannot hold {elements} elements", self.spec.name);
         while self.made < ahead {
-            let piece = self.create(self.made).with_context(|| format!("making room in {}", self.spec.name))?;
+            let piece =
+                self.create(self.made).with_context(|| format!("making room in {}", self.spec.name))?;
             self.add(piece)?;
         }
         Ok(())

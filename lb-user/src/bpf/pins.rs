@@ -86,13 +86,16 @@ pub const PIECES: [Spec; 4] = [
     array("rates", size_of::<Rate>(), Some(lb_common::pieces::RATES.len)),
 ];
 
+/// The table in the map `conns6` ([`super::buckets`]).
+pub const CONNS6: Spec = array("conns6", size_of::<Bucket6>(), None);
+
 /// The control side's own map beside them.
 pub const BOOKS: Spec = hash(BOOK, 4, size_of::<Book>(), None);
 
 /// Maps of traffic: made by `attach`.
 pub const TRAFFIC: [Spec; 15] = [
     array("conns4", size_of::<Bucket4>(), None),
-    array("conns6", size_of::<Bucket6>(), None),
+    Spec { entries: Some(1), ..of_pieces("conns6") },
     hash("overflow4", 4, size_of::<Bucket4>(), None),
     hash("overflow6", 4, size_of::<Bucket6>(), None),
     hash("controls", 8, size_of::<Control>(), None),
@@ -177,6 +180,11 @@ impl Spec {
             bail!("{}: {}", outside(path).display(), self.foreign(&what));
         }
         Ok(Some(map))
+    }
+
+    /// The same with so many elements.
+    pub const fn of(self, entries: u32) -> Self {
+        Self { entries: Some(entries), ..self }
     }
 
     /// Makes such a map, of a size that is not left open.

@@ -1,6 +1,7 @@
 //! From a changed table to the maps. In this order, so that a packet sees a service before the change or after it:
-//! filter bits that are new; lists and scheduler tables in room nobody reads, and room that was made; the services' values, each whole; what
-//! schedulers remember; the dests' places in their services' trees; how many services there are; then what has left.
+//! filter bits that are new; lists and scheduler tables in room nobody reads, and the pieces that were made for them; the
+//! table of IPv6 connections, if this is the first service of IPv6; the services' values, each whole; what schedulers
+//! remember; the dests' places in their services' trees; how many services there are; then what has left.
 
 use std::collections::HashSet;
 use std::os::fd::AsFd as _;
@@ -15,6 +16,7 @@ use lb_common::sched;
 use lb_common::service::{Service, ServiceKey};
 use lb_common::tables::refresh;
 
+use super::buckets;
 use super::change::{Change, seconds, spare};
 use super::conns;
 use super::dests;
@@ -38,6 +40,9 @@ impl Change {
         let mut changed: Vec<Row> = self.table.rows.values().filter(|row| row.changed).cloned().collect();
         self.place_all(&mut changed, &mut old)?;
         self.rules.enter()?;
+        if self.table.rows.keys().any(|key| key.family == Family::V6 as u8) {
+            buckets::make_v6(&dir)?;
+        }
         self.rules.settings()?.services_change();
         self.remove_services()?;
         self.put_services(&changed)?;

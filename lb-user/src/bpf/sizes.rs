@@ -134,6 +134,11 @@ pub struct Sizes {
 const SPARE: u64 = 2;
 /// The IPv6 table's part of the connections.
 const V6_SHARE: u32 = 4;
+/// IPv6 buckets to a second one ([`most_second`]): by the second ones it is known how many first ones there are to be.
+const V6_SECOND: u32 = 4;
+/// As few IPv6 buckets as that holds for.
+const LEAST_V6: u32 = 256;
+const _: () = assert!(most_second::<V6>(LEAST_V6) * V6_SECOND == LEAST_V6);
 /// Buckets at the most: slot numbers have 30 bits.
 const MOST: u64 = 1 << 27;
 
@@ -144,7 +149,8 @@ impl Sizes {
             let slots = u64::from(connections) * SPARE;
             slots.div_ceil(ways).next_power_of_two().clamp(64, MOST) as u32
         };
-        Self { buckets_v4: buckets(v4, 8), buckets_v6: buckets(v6.unwrap_or(v4 / V6_SHARE), 4) }
+        let buckets_v6 = buckets(v6.unwrap_or(v4 / V6_SHARE), 4).max(LEAST_V6);
+        Self { buckets_v4: buckets(v4, 8), buckets_v6 }
     }
 
     /// IPv4 connections where nobody says how many: one per 32 KiB of memory, a million at the most.
@@ -168,12 +174,16 @@ impl Sizes {
         fits(wanted, || format!("{} connections", self.connections_v4() + self.connections_v6()))
     }
 
+    /// Is there memory for those of IPv6?
+    pub fn fit_v6(&self) -> Result<()> {
+        fits(u64::from(self.buckets_v6) * 256, || format!("{} connections of IPv6", self.connections_v6()))
+    }
+
     /// Elements of a map, if they depend on this.
     pub fn of_map(&self, name: &str) -> Option<u32> {
         let connections = self.connections_v4().max(self.connections_v6());
         Some(match name {
             "conns4" => self.buckets_v4,
-            "conns6" => self.buckets_v6,
             "overflow4" => most_second::<V4>(self.buckets_v4),
             "overflow6" => most_second::<V6>(self.buckets_v6),
             "caches" => (connections / 64).clamp(8192, 32_768) as u32,
@@ -190,7 +200,7 @@ impl Sizes {
             return Ok(None);
         }
         let of = |name: &str| found.get(name).copied().unwrap_or_default();
-        let sizes = Self { buckets_v4: of("conns4"), buckets_v6: of("conns6") };
+        let sizes = Self { buckets_v4: of("conns4"), buckets_v6: of("overflow6").saturating_mul(V6_SECOND) };
         let whole = sizes.buckets_v4.is_power_of_two()
             && sizes.buckets_v6.is_power_of_two()
             && found.iter().all(|(name, size)| sizes.of_map(name).is_none_or(|of| of == *size));
@@ -262,7 +272,7 @@ mod tests {
         let sizes = Sizes::of(1 << 20, None);
         assert_eq!(sizes, Sizes { buckets_v4: 1 << 18, buckets_v6: 1 << 17 });
         assert_eq!((sizes.connections_v4(), sizes.connections_v6()), (1 << 20, 1 << 18));
-        assert_eq!(Sizes::of(1, None), Sizes { buckets_v4: 64, buckets_v6: 64 });
+        assert_eq!(Sizes::of(1, None), Sizes { buckets_v4: 64, buckets_v6: 256 });
         assert_eq!(Sizes::of(100_000, None).buckets_v4, 32_768);
         assert_eq!(Sizes::of(1, Some(1 << 20)), Sizes { buckets_v4: 64, buckets_v6: 1 << 19 });
         assert_eq!(sizes.of_map("overflow4"), Some(1 << 15));

@@ -15,11 +15,11 @@ use serde_json::{Map, Value, json};
 
 use super::attach::{LINK, STAGES, links};
 use super::lock::{self, Hold};
-use super::pins::{self, BOOKS, RULES, Rules, TRAFFIC, traffic};
+use super::pins::{self, BOOKS, CONNS6, RULES, Rules, TRAFFIC, traffic};
 use super::route::{Nic, Router};
 use super::sizes::Sizes;
 use super::table::{self, Row, Table};
-use super::{bpffs, dests, pieces, route, syscall};
+use super::{bpffs, buckets, dests, pieces, route, syscall};
 use crate::control::model::Rates;
 use crate::sync::daemon::{self, Running};
 
@@ -63,6 +63,8 @@ pub struct Program {
 pub struct Family {
     /// Room, without the overflow.
     pub slots: u64,
+    /// Is it made? That of IPv6 is when there is a service of IPv6.
+    pub made: bool,
     /// Entries that live, templates included.
     pub live: u32,
     /// Buckets that have run over into a second one.
@@ -230,8 +232,10 @@ fn tables(dir: &Path) -> Result<Option<Tables>> {
     // A timer of 16 bytes; then next, counting, live and second, each for both families; the time it took; more.
     let words: [u32; 20] = syscall::lookup(pins::fd(&sweeper), &0u32)?.unwrap_or_default();
     let [live_v4, live_v6, second_v4, second_v6, low, high] = [8, 9, 10, 11, 12, 13].map(|at| words[at]);
+    let made_v6 = buckets::open(dir, lb_common::addr::Family::V6)?.is_some();
     let family = |buckets: u32, ways: u32, live: u32, second: u32| Family {
         slots: u64::from(buckets) * u64::from(ways),
+        made: ways == 8 || made_v6,
         live,
         second,
     };
@@ -265,6 +269,9 @@ fn memory(dir: &Path) -> Result<Memory> {
                 .with_context(|| format!("asking how large {} is", spec.name))?;
             maps.insert(spec.name.to_owned(), bytes + pieces::memory(dir, spec.name)?);
         }
+    }
+    if let Some(outer) = maps.get_mut(CONNS6.name) {
+        *outer += buckets::memory_v6(dir)?;
     }
     let rules = RULES.iter().chain([&BOOKS]).filter_map(|spec| maps.get(spec.name)).sum();
     for program in programs(dir) {
@@ -318,8 +325,7 @@ const SHOWN: usize = 10;
 impl Status {
     /// For programs.
     pub fn json(&self) -> Value {
-        let family =
-            |family: Family| json!({ "slots": family.slots, "live": family.live, "second": family.second });
+        let family = |family: Family| json!({ "slots": family.slots, "made": family.made, "live": family.live, "second": family.second });
         let tables = self.tables.map(|tables| {
             json!({
                 "connections": tables.connections,
@@ -401,14 +407,16 @@ impl Status {
                 self.memory.rules >> 20
             )?;
         }
-        if let Some(Tables { v4, v6, .. }) = self.tables {
+        if let Some(Tables { v4, v6, connections_v6, .. }) = self.tables {
+            let of_v6 = match v6.made {
+                true => format!("{} in {}", v6.live, v6.slots),
+                false => format!("none (room for {connections_v6} once there is a service)"),
+            };
             writeln!(
                 out,
-                "Connections: IPv4 {} in {} slots, IPv6 {} in {}; {} MiB",
+                "Connections: IPv4 {} in {} slots, IPv6 {of_v6}; {} MiB",
                 v4.live,
                 v4.slots,
-                v6.live,
-                v6.slots,
                 self.memory.traffic >> 20
             )?;
         }

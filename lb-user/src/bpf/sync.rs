@@ -5,9 +5,11 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, ensure};
-use lb_common::addr::{Addr, Port, Proto};
+use aya::maps::MapData;
+use lb_common::addr::{Addr, Family, Port, Proto};
 use lb_common::conn::{Bucket4, Bucket6, Entry, Ways, bound, ctl, tag};
 use lb_common::dest::Method;
 use lb_common::ip::{Address as _, Ip, V4, V6};
@@ -23,8 +25,9 @@ use lb_common::tables::control_key;
 use super::lock::{self, Hold};
 use super::memory::{self, Access, Mapped, Shared};
 use super::pins::{self, Rules, traffic};
+use super::sizes::Sizes;
 use super::table::Table;
-use super::{clock, dests, syscall, sysctls};
+use super::{buckets, clock, dests, syscall, sysctls};
 use crate::control::sysctl::Sysctls;
 use crate::sync::wire::Record;
 
@@ -40,7 +43,9 @@ pub struct Instance {
     program: OwnedFd,
     rules: Rules,
     conns4: Mapped<Bucket4>,
-    conns6: Mapped<Bucket6>,
+    /// Once they are made.
+    conns6: OnceLock<Mapped<Bucket6>>,
+    sizes: Sizes,
     hz: u32,
 }
 
@@ -75,21 +80,18 @@ impl Instance {
     pub fn open(dir: &Path) -> Result<Option<Self>> {
         let Some(_lock) = lock::take(dir, Hold::Shared)? else { return Ok(None) };
         let (Some(pin), Some(rules)) = (pin(dir), Rules::open(dir)?) else { return Ok(None) };
-        let (Some(conns4), Some(conns6)) = (traffic("conns4")?.open(dir)?, traffic("conns6")?.open(dir)?)
-        else {
+        let (Some(conns4), Some(sizes)) = (buckets::open(dir, Family::V4)?, Sizes::present(dir)?) else {
             return Ok(None);
         };
         let program = syscall::open_pin(&dir.join(PROGRAM)).context("opening the program for requests")?;
-        let map = "mapping the connections";
         Ok(Some(Self {
             dir: dir.to_owned(),
             pin,
             program,
             rules,
-            conns4: Mapped::new(pins::fd(&conns4), pins::entries(&conns4)? as usize, Access::Read)
-                .context(map)?,
-            conns6: Mapped::new(pins::fd(&conns6), pins::entries(&conns6)? as usize, Access::Read)
-                .context(map)?,
+            conns4: mapped(&conns4)?,
+            conns6: OnceLock::new(),
+            sizes,
             hz: clock::hz(),
         }))
     }
@@ -141,6 +143,10 @@ impl Instance {
     }
 
     fn request(&self, some: &mut [Synced], rest: &[u8]) -> Result<()> {
+        if self.conns6.get().is_none() && some.iter().any(|synced| synced.family == Family::V6 as u8) {
+            buckets::make_v6(&self.dir)?;
+            self.conns6()?;
+        }
         let mut packet = Request::bytes(verb::ADOPT, some.len() as u32, 0)[..HEAD].to_vec();
         some.iter().for_each(|synced| packet.extend(synced.bytes()));
         packet.extend(rest);
@@ -157,15 +163,24 @@ impl Instance {
         Ok(())
     }
 
+    /// The buckets of IPv6, if they are made.
+    fn conns6(&self) -> Result<Option<&Mapped<Bucket6>>> {
+        if let (None, Some(map)) = (self.conns6.get(), buckets::open(&self.dir, Family::V6)?) {
+            let _ = self.conns6.set(mapped(&map)?);
+        }
+        Ok(self.conns6.get())
+    }
+
     /// Slots of each family's table, second buckets not counted.
     pub fn slots(&self) -> [usize; 2] {
-        [self.conns4.all().len() * 8, self.conns6.all().len() * 4]
+        [self.sizes.buckets_v4 as usize * 8, self.sizes.buckets_v6 as usize * 4]
     }
 
     /// Shows all live entries.
     pub fn walk(&self, visitor: &mut impl Visitor) -> Result<()> {
         family::<V4, Bucket4>(&self.dir, &self.conns4, "overflow4", visitor)?;
-        family::<V6, Bucket6>(&self.dir, &self.conns6, "overflow6", visitor)
+        self.conns6()?
+            .map_or(Ok(()), |buckets| family::<V6, Bucket6>(&self.dir, buckets, "overflow6", visitor))
     }
 
     /// What a message says of an entry. `None`: it is gone, or nothing for others.
@@ -224,6 +239,11 @@ impl Instance {
         let map = traffic("calls").ok()?.open(&self.dir).ok()??;
         syscall::lookup(pins::fd(&map), &key).ok()?
     }
+}
+
+/// Buckets, to be read.
+fn mapped<T: Shared>(map: &MapData) -> Result<Mapped<T>> {
+    Mapped::new(pins::fd(map), pins::entries(map)? as usize, Access::Read).context("mapping the connections")
 }
 
 /// The number of the program's pin.

@@ -119,6 +119,22 @@ pub fn create(
     [key, value, entries, flags]: [u32; 4],
     types: Option<BorrowedFd<'_>>,
 ) -> io::Result<OwnedFd> {
+    create_with(kind, name, [key, value, entries, flags], types, None)
+}
+
+/// Creates an array of maps that are like this one.
+pub fn create_of_maps(name: &str, entries: u32, like: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const ARRAY_OF_MAPS: u32 = 12;
+    create_with(ARRAY_OF_MAPS, name, [4, 4, entries, 0], None, Some(like))
+}
+
+fn create_with(
+    kind: u32,
+    name: &str,
+    [key, value, entries, flags]: [u32; 4],
+    types: Option<BorrowedFd<'_>>,
+    inner: Option<BorrowedFd<'_>>,
+) -> io::Result<OwnedFd> {
     let mut attr = Attr([0; 16]);
     if let Some(types) = types {
         attr.0[6] = fd(types) | u64::from(types::KEY) << 32;
@@ -126,7 +142,7 @@ pub fn create(
     }
     attr.0[0] = u64::from(kind) | u64::from(key) << 32;
     attr.0[1] = u64::from(value) | u64::from(entries) << 32;
-    attr.0[2] = u64::from(flags);
+    attr.0[2] = u64::from(flags) | inner.map_or(0, fd) << 32;
     let mut text = [0u8; 16];
     for (to, from) in text.iter_mut().take(15).zip(name.bytes()) {
         *to = from;

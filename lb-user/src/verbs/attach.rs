@@ -30,7 +30,7 @@ pub struct Args {
     /// Room for this many connections, and for a quarter as many of IPv6 [default: as it is, or by the machine's memory]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub connections: Option<u32>,
-    /// Room for this many connections of IPv6
+    /// Room for this many connections of IPv6, made when there is a service of IPv6 [default: a quarter of the other]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub connections_v6: Option<u32>,
     /// As many servers as there may be, and an eighth as many services: before the first rule is made. They take memory

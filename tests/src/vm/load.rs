@@ -13,7 +13,6 @@ pub fn all() -> Result<String> {
         .override_global("BUCKET_MASK_V4", &mask_v4, true)
         .override_global("BUCKET_MASK_V6", &mask_v6, true)
         .map_max_entries("conns4", mask_v4 + 1)
-        .map_max_entries("conns6", mask_v6 + 1)
         .map_max_entries("overflow4", 4096)
         .map_max_entries("overflow6", 1024)
         .map_max_entries("controls", 65_536)

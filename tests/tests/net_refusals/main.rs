@@ -6,6 +6,7 @@ mod bpffs;
 mod desk;
 mod growth;
 mod interfaces;
+mod ipv6_table;
 mod kills;
 mod large;
 mod lines;
@@ -26,6 +27,9 @@ lb_tests::tests! {
     memory_of_servers,
     growth_over_pieces,
     killed_growth,
+    ipv6_connections_when_needed,
+    ipv6_connections_at_attach,
+    ipv6_connections_after_a_kill,
     room_for_servers,
     jumbo_frames,
     foreign_maps,
@@ -46,6 +50,7 @@ lb_tests::tests! {
 use bpffs::*;
 use growth::*;
 use interfaces::*;
+use ipv6_table::*;
 use kills::*;
 use large::*;
 use lines::*;

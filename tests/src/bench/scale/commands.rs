@@ -31,9 +31,7 @@ const BATCH: u32 = 1000;
 
 /// Runs of a command, the fastest of which counts.
 const TIMES: u32 = 3;
-/// Dest slots where connections are many.
-const SLOTS: u32 = 32_768;
-/// Connections of the family that is not measured.
+/// Connections of IPv4 where those of IPv6 are measured.
 const FEW: u32 = 1000;
 /// Megabytes that a million connections may take, everything included.
 const MOST: [(Family, f64); 2] = [(Family::V4, 110.0), (Family::V6, 200.0)];
@@ -134,12 +132,15 @@ impl Desk<'_> {
         most: f64,
         show: &mut (dyn FnMut(Figure) + Send),
     ) -> Result<()> {
-        let (name, v4, v6, vip, server) = match family {
-            Family::V4 => ("IPv4", CONNECTIONS, FEW, "10.9.0.1:80", "10.99.0.9:80"),
-            Family::V6 => ("IPv6", FEW, CONNECTIONS, "[fd09::1]:80", "[fd99::9]:80"),
+        let (name, room, vip, server) = match family {
+            Family::V4 => ("IPv4", format!("--connections {CONNECTIONS}"), "10.9.0.1:80", "10.99.0.9:80"),
+            Family::V6 => {
+                let room = format!("--connections {FEW} --connections-v6 {CONNECTIONS}");
+                ("IPv6", room, "[fd09::1]:80", "[fd99::9]:80")
+            }
         };
         self.lab.ok(&format!(
-            "lb-user attach v0 --connections {v4} --connections-v6 {v6} --dests {SLOTS}\n\
+            "lb-user attach v0 {room}\n\
              ipvsadm -A -t {vip} -s rr\nipvsadm -a -t {vip} -r {server} -g"
         ))?;
         self.netns.enter(|| connect(family))??;
