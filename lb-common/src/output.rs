@@ -6,7 +6,7 @@
 use crate::addr::Port;
 use crate::conn::{Entry, bound};
 use crate::fragments;
-use crate::ip::{Address, Ip, V4, V6, filter_bit};
+use crate::ip::{Ip, V4, V6};
 use crate::local;
 use crate::packet::Bytes;
 use crate::parse::{self, Fragment, Seen};
@@ -110,8 +110,7 @@ fn translate<F: Ip, P: Outgoing, T: Tables>(
 ) -> Result<Step, Reason> {
     let header: &F::Header = p.at(l3).ok_or(Reason::Truncated)?;
     let settings = t.settings();
-    let [to, from] =
-        t.known_each([F::destination(header), F::source(header)].map(|a| filter_bit(F::FAMILY, a.mixed())));
+    let [to, from] = t.known_ends::<F>(header);
     let (to, from) = (to && settings.local_clients.load() != 0, from && settings.local_dests.load() != 0);
     if !to && !from {
         return Err(Reason::NotOurs);

@@ -1,9 +1,10 @@
 //! The pass over a packet, top to bottom. Read this first.
 //!
 //! ```text
-//! process ─ (ipv6) ─ receive ─┬─ of a connection: forward::request, forward::reply ─┬─ verdict
-//!                             ├─ newcomer: lookup ─ pick ─ open ─ forward ──────────┤
-//!                             └─────────────────────────────────────────────────────┴─ slow, fragments, upkeep, probe, ftp
+//! process ─ Arrival ─┬─ (ipv6) ─ receive ─┬─ of a connection: forward::request, forward::reply ─┬─ verdict
+//!                    │                    ├─ newcomer: lookup ─ pick ─ open ─ forward ──────────┤
+//!                    │                    └─────────────────────────────────────────────────────┴─ slow, fragments, upkeep, probe, ftp
+//!                    └─ not ours
 //! ```
 //!
 //! What belongs to a known connection is sent on within the first program, without a call: that costs as much as a dozen
@@ -11,6 +12,8 @@
 //! programs of their own ([`Stage`]), reached by a jump: each has its own stack of 512 bytes, and its own share of what
 //! the verifier is ready to look at. Their parts are functions one after the other, each telling the next what to do by
 //! one word, a [`Step`].
+
+use core::borrow::Borrow;
 
 use crate::account;
 use crate::addr::Proto;
@@ -30,7 +33,7 @@ use crate::related;
 use crate::sip::Call;
 use crate::state::{self, sctp::SctpState, tcp::TcpState};
 use crate::table::{self, Hit, Place, Wanted};
-use crate::tables::{Direction, Tables};
+use crate::tables::{Direction, Filter, Tables};
 use crate::wire::ethertype;
 
 /// What the pass works on. The kernel program keeps it in per-CPU memory, for the sake of its stack.
@@ -72,6 +75,34 @@ pub struct Workspace {
     pub rest: Step,
     /// The packet's family: an `AF_` number.
     pub family: u32,
+    /// What [`Stage::Ipv6`] goes on from.
+    pub arrival: Arrival,
+}
+
+/// A packet that may be ours.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Arrival {
+    /// Where its IP header begins.
+    l3: u32,
+    /// Is its destination address one worth a look? 0 or 1.
+    to_us: u32,
+    /// Is its source address?
+    from_us: u32,
+}
+
+impl Arrival {
+    /// Of the packet whose header begins at `l3`, unless it is not ours.
+    #[inline(always)]
+    fn of<F: Ip, P: Packet>(p: &P, l3: u32, filter: &impl Filter) -> Result<Self, Reason> {
+        let header: &F::Header = p.at(l3).ok_or(Reason::Truncated)?;
+        let [to_us, from_us] = filter.known_ends::<F>(header);
+        // An ICMP error may come from any router: what it quotes decides.
+        if !to_us && !from_us && !related::may_be_icmp::<F>(F::payload(header)?.1) {
+            return Err(Reason::NotOurs);
+        }
+        Ok(Self { l3, to_us: to_us as u32, from_us: from_us as u32 })
+    }
 }
 
 /// What a stage leaves for the next one: a verdict, or bit 63 with what is to be done.
@@ -259,29 +290,56 @@ impl From<Result<Step, Reason>> for Step {
     }
 }
 
-/// Takes a frame through the balancer, as far as a verdict or another [`Stage`].
+/// Takes a frame through the balancer, as far as a verdict or another [`Stage`]. What is not ours, most of what some NICs
+/// see, the filter tells; only then memory to work in and the tables are looked for.
 #[inline(always)]
-pub fn process<P: Packet, T: Tables>(p: &mut P, t: &T, space: &mut Workspace) -> Verdict {
-    match parse::link(p) {
-        Ok(Link { kind: ethertype::IPV4, l3 }) => {
-            space.family = V4::FAMILY as u32;
-            let step = receive::<V4, P, T>(p, t, &mut space.v4, l3).into();
-            settle(step, space)
-        }
-        Ok(Link { kind: ethertype::IPV6, l3 }) => {
-            (space.family, space.v6.seen.l3) = (V6::FAMILY as u32, l3);
-            Stage::Ipv6.into()
-        }
-        Ok(_) => Reason::NotIp.into(),
-        Err(reason) => reason.into(),
-    }
+pub fn process<'a, P: Packet, T: Tables, B: Borrow<T>>(
+    p: &mut P,
+    filter: &impl Filter,
+    space: impl FnOnce() -> Option<&'a mut Workspace>,
+    tables: impl FnOnce() -> Option<B>,
+) -> Verdict {
+    let verdict = match parse::link(p) {
+        Ok(Link { kind: ethertype::IPV4, l3 }) => ipv4(p, l3, filter, space, tables),
+        Ok(Link { kind: ethertype::IPV6, l3 }) => go_to_ipv6(p, l3, filter, space),
+        Ok(_) => Err(Reason::NotIp),
+        Err(reason) => Err(reason),
+    };
+    verdict.unwrap_or_else(Verdict::from)
 }
 
-/// [`Stage::Ipv6`]: the same for an IPv6 packet.
+#[inline(always)]
+fn ipv4<'a, P: Packet, T: Tables, B: Borrow<T>>(
+    p: &mut P,
+    l3: u32,
+    filter: &impl Filter,
+    space: impl FnOnce() -> Option<&'a mut Workspace>,
+    tables: impl FnOnce() -> Option<B>,
+) -> Result<Verdict, Reason> {
+    let arrival = Arrival::of::<V4, P>(p, l3, filter)?;
+    let (space, tables) = (space().ok_or(Reason::Internal)?, tables().ok_or(Reason::Internal)?);
+    space.family = V4::FAMILY as u32;
+    let step = receive::<V4, P, T>(p, tables.borrow(), &mut space.v4, arrival).into();
+    Ok(settle(step, space))
+}
+
+#[inline(always)]
+fn go_to_ipv6<'a, P: Packet>(
+    p: &P,
+    l3: u32,
+    filter: &impl Filter,
+    space: impl FnOnce() -> Option<&'a mut Workspace>,
+) -> Result<Verdict, Reason> {
+    let arrival = Arrival::of::<V6, P>(p, l3, filter)?;
+    let space = space().ok_or(Reason::Internal)?;
+    (space.family, space.arrival) = (V6::FAMILY as u32, arrival);
+    Ok(Stage::Ipv6.into())
+}
+
+/// [`Stage::Ipv6`]: an IPv6 packet that is ours.
 #[inline(always)]
 pub fn ipv6<P: Packet, T: Tables>(p: &mut P, t: &T, space: &mut Workspace) -> Verdict {
-    let l3 = space.v6.seen.l3;
-    let step = receive::<V6, P, T>(p, t, &mut space.v6, l3).into();
+    let step = receive::<V6, P, T>(p, t, &mut space.v6, space.arrival).into();
     settle(step, space)
 }
 
@@ -352,21 +410,16 @@ pub(crate) fn schedule<F: Ip, P: Packet, T: Tables>(
     step
 }
 
-/// One IP packet: is it for us, from whom, of which connection? One of a known connection is sent on at once.
+/// One IP packet that may be ours: from whom, of which connection? One of a known connection is sent on at once.
 #[inline(always)]
 fn receive<F: Ip, P: Packet, T: Tables>(
     p: &mut P,
     t: &T,
     work: &mut Work<F>,
-    l3: u32,
+    Arrival { l3, to_us, from_us }: Arrival,
 ) -> Result<Step, Reason> {
+    let (to_us, from_us) = (to_us != 0, from_us != 0);
     let header: &F::Header = p.at(l3).ok_or(Reason::Truncated)?;
-    let [to_us, from_us] =
-        t.known_each([F::destination(header), F::source(header)].map(|a| filter_bit(F::FAMILY, a.mixed())));
-    // An ICMP error may come from any router: what it quotes decides.
-    if !to_us && !from_us && !related::may_be_icmp::<F>(F::payload(header)?.1) {
-        return Err(Reason::NotOurs);
-    }
     if t.settings().services(F::FAMILY) == 0 {
         return Err(Reason::FamilyIdle);
     }

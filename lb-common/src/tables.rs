@@ -13,7 +13,7 @@ use crate::dest::{Dest, Hop, SharedHop};
 use crate::estimate::{self, Rate};
 use crate::forward;
 use crate::fragments::{FragKey, HeldKey, Ports, Waiting};
-use crate::ip::Ip;
+use crate::ip::{Address as _, Ip, filter_bit};
 use crate::local::{Other, Peer};
 use crate::mark::MarkRule;
 use crate::packet::Packet;
@@ -134,8 +134,25 @@ impl Counters {
     }
 }
 
+/// The address filter: ahead of everything else.
+pub trait Filter {
+    /// Are these bits of it set?
+    fn known_each<const N: usize>(&self, bits: [u32; N]) -> [bool; N];
+    /// Is this bit of it set?
+    #[inline(always)]
+    fn known(&self, bit: u32) -> bool {
+        let [known] = self.known_each([bit]);
+        known
+    }
+    /// Are a packet's destination and source addresses worth a look?
+    #[inline(always)]
+    fn known_ends<F: Ip>(&self, header: &F::Header) -> [bool; 2] {
+        self.known_each([F::destination(header), F::source(header)].map(|a| filter_bit(F::FAMILY, a.mixed())))
+    }
+}
+
 /// Maps, clock, randomness and routes.
-pub trait Tables {
+pub trait Tables: Filter {
     /// The clock: ticks, [`Settings::hz`] a second, wrapping.
     fn now(&self) -> u32;
     /// The monotonic clock in seconds.
@@ -147,14 +164,6 @@ pub trait Tables {
     /// The secret of keyed hashes.
     fn secret(&self) -> Key;
 
-    /// Are these bits of the address filter set?
-    fn known_each<const N: usize>(&self, bits: [u32; N]) -> [bool; N];
-    /// Is this bit of the address filter set?
-    #[inline(always)]
-    fn known(&self, bit: u32) -> bool {
-        let [known] = self.known_each([bit]);
-        known
-    }
     /// The service with this key.
     fn service(&self, key: &ServiceKey) -> Option<&Service>;
     /// A mark rule.

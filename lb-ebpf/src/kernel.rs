@@ -31,7 +31,7 @@ use lb_common::settings::Settings;
 use lb_common::sip::Call;
 use lb_common::siphash::Key;
 use lb_common::table::{self, Birth, Inserted, Insertion, Place, Wanted};
-use lb_common::tables::{Control, Counters, Direction, RouteQuery, Tables};
+use lb_common::tables::{Control, Counters, Direction, Filter, RouteQuery, Tables};
 
 use crate::adopt;
 use crate::fragments;
@@ -106,6 +106,24 @@ struct OfDest {
     sum: Counters,
 }
 
+/// The address filter, without the other tables.
+pub struct AddressFilter;
+
+impl Filter for AddressFilter {
+    #[inline(always)]
+    fn known_each<const N: usize>(&self, bits: [u32; N]) -> [bool; N] {
+        let Some(filter) = FILTER.get(0) else { return [false; N] };
+        bits.map(|bit| filter[(bit >> 3) as usize & (filter.len() - 1)] >> (bit & 7) & 1 != 0)
+    }
+}
+
+impl<const DESK: u32> Filter for At<DESK> {
+    #[inline(always)]
+    fn known_each<const N: usize>(&self, bits: [u32; N]) -> [bool; N] {
+        AddressFilter.known_each(bits)
+    }
+}
+
 impl<const DESK: u32> Tables for At<DESK> {
     #[inline(always)]
     fn now(&self) -> u32 {
@@ -131,11 +149,6 @@ impl<const DESK: u32> Tables for At<DESK> {
         let s = &self.settings().secret;
         let two = |low: u32, high: u32| low as u64 | (high as u64) << 32;
         Key(two(s[0].load(), s[1].load()), two(s[2].load(), s[3].load()))
-    }
-    #[inline(always)]
-    fn known_each<const N: usize>(&self, bits: [u32; N]) -> [bool; N] {
-        let Some(filter) = FILTER.get(0) else { return [false; N] };
-        bits.map(|bit| filter[(bit >> 3) as usize & (filter.len() - 1)] >> (bit & 7) & 1 != 0)
     }
     #[inline(always)]
     fn service(&self, key: &ServiceKey) -> Option<&Service> {

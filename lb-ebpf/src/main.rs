@@ -43,15 +43,18 @@ use lb_common::reason::{Action, Reason, Stage, Verdict};
 use lb_common::{ftp, pipeline, probe, slow, upkeep};
 
 use crate::frame::Frame;
-use crate::kernel::{At, ESTABLISHED, NEWCOMERS, PACKETS};
+use crate::kernel::{AddressFilter, At, ESTABLISHED, NEWCOMERS, PACKETS};
 
 /// The balancer.
 #[xdp(frags)]
 #[inline(always)]
 fn lb(ctx: XdpContext) -> u32 {
-    let Some((kernel, space)) = begin::<ESTABLISHED>(&ctx) else { return xdp_action::XDP_ABORTED };
-    // Not by `run`: the compiler would make a function of it, and a call costs as much as a dozen instructions.
-    go_on(&ctx, pipeline::process(&mut Frame::new(&ctx), &kernel, space))
+    let space = || scratch::scratch().map(|scratch| &mut scratch.work);
+    let tables = || At::<ESTABLISHED>::new(ctx.ctx);
+    go_on(
+        &ctx,
+        pipeline::process::<_, At<ESTABLISHED>, _>(&mut Frame::new(&ctx), &AddressFilter, space, tables),
+    )
 }
 
 /// IPv6 packets.
@@ -59,7 +62,7 @@ fn lb(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn lb_ipv6(ctx: XdpContext) -> u32 {
     let Some((kernel, space)) = begin::<ESTABLISHED>(&ctx) else { return xdp_action::XDP_ABORTED };
-    // As `lb`.
+    // Not by `run`: the compiler would make a function of it, and a call costs as much as a dozen instructions.
     go_on(&ctx, pipeline::ipv6(&mut Frame::new(&ctx), &kernel, space))
 }
 
@@ -68,7 +71,7 @@ fn lb_ipv6(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn lb_new(ctx: XdpContext) -> u32 {
     let Some((kernel, space)) = begin::<NEWCOMERS>(&ctx) else { return xdp_action::XDP_ABORTED };
-    // As `lb`.
+    // As `lb_ipv6`.
     go_on(&ctx, pipeline::newcomer(&mut Frame::new(&ctx), &kernel, space))
 }
 

@@ -40,7 +40,8 @@ pub fn run(tables: &HostTables, frame: &mut SliceFrame) -> Verdict {
 }
 
 fn stages(tables: &HostTables, frame: &mut SliceFrame, space: &mut pipeline::Workspace) -> Verdict {
-    let mut verdict = pipeline::process(frame, tables, space);
+    let mut verdict =
+        pipeline::process::<_, HostTables, _>(frame, tables, || Some(&mut *space), || Some(tables));
     while let Some(stage) = verdict.stage() {
         verdict = match stage {
             Stage::Ipv6 => pipeline::ipv6(frame, tables, space),

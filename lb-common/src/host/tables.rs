@@ -28,7 +28,7 @@ use crate::service::{SchedState, Service, ServiceKey};
 use crate::settings::Settings;
 use crate::sip::Call;
 use crate::siphash::Key;
-use crate::tables::{Control, Counters, Direction, FILTER_BITS, RouteQuery, Tables};
+use crate::tables::{Control, Counters, Direction, FILTER_BITS, Filter, RouteQuery, Tables};
 
 /// How much of everything there is.
 #[derive(Clone, Copy, Debug)]
@@ -341,6 +341,13 @@ fn of_family<'a, F: Ip>(v4: Option<&'a Bucket4>, v6: Option<&'a Bucket6>) -> Opt
     Some(unsafe { &*place })
 }
 
+impl Filter for HostTables {
+    fn known_each<const N: usize>(&self, bits: [u32; N]) -> [bool; N] {
+        let known = |word: &Cell32, bit: u32| u32::from_le(word.load()) >> (bit & 31) & 1 != 0;
+        bits.map(|bit| self.filter.get((bit >> 5) as usize).is_some_and(|word| known(word, bit)))
+    }
+}
+
 impl Tables for HostTables {
     fn now(&self) -> u32 {
         self.clock.load()
@@ -363,10 +370,6 @@ impl Tables for HostTables {
     fn secret(&self) -> Key {
         let s = self.settings.secret.each_ref().map(|cell| u64::from(cell.load()));
         Key(s[0] | s[1] << 32, s[2] | s[3] << 32)
-    }
-    fn known_each<const N: usize>(&self, bits: [u32; N]) -> [bool; N] {
-        let known = |word: &Cell32, bit: u32| u32::from_le(word.load()) >> (bit & 31) & 1 != 0;
-        bits.map(|bit| self.filter.get((bit >> 5) as usize).is_some_and(|word| known(word, bit)))
     }
     fn service(&self, key: &ServiceKey) -> Option<&Service> {
         let at = *self.services.by_key.read().unwrap_or_else(PoisonError::into_inner).get(key)?;
