@@ -8,6 +8,7 @@ use lb_tests::peer::{Connection, Content, curl};
 use lb_tests::run;
 use lb_tests::topo::{self, Plan, Topology};
 use lb_tests::{need, pace};
+use lb_user::bpf::bpffs;
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::thread;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 lb_tests::tests! {
     the_keepalived_lab,
     a_reload_changes_only_what_differs,
+    a_large_file_makes_room,
     a_thousand_errors_change_nothing,
     a_killed_agent_goes_on_where_it_stopped,
     every_kind_of_check,
@@ -126,6 +128,45 @@ fn a_reload_changes_only_what_differs() -> Result<()> {
     let less = edited.split("real_server 192.168.26.156").next().context("the lab has two servers")?;
     agent.reload(&format!("{less}}}\n"))?;
     agent.comes_to(&listed(wrr, &[row(155, 5)]), 5)?;
+    Ok(())
+}
+
+/// The rights it has kept are enough to make room for more servers than attach made, and the table of IPv6 connections.
+fn a_large_file_makes_room() -> Result<()> {
+    const SYS_ADMIN: u32 = 21;
+    need::network()?;
+    let set = lab_net()?;
+    let lab = Lab::at(&set.balancer.netns)?;
+    lab.ok("lb-user attach eth0 --connections 1000")?;
+    let mut agent = Agent::start(&lab, &set.balancer.netns, LAB)?;
+    agent.comes_to(&listed(HEAD, &[row(156, 3), row(155, 3)]), 10)?;
+    let status = fs::read_to_string(format!("/proc/{}/status", agent.pid()?))?;
+    let rights =
+        status.lines().find_map(|line| line.strip_prefix("CapEff:")).context("no rights are told")?;
+    ensure!(u64::from_str_radix(rights.trim(), 16)? >> SYS_ADMIN & 1 == 0, "{rights}");
+
+    let server = |n: u32| format!("real_server 10.99.{}.{} 80 {{\nweight 1\n}}\n", n / 250, n % 250 + 1);
+    let servers: String = (0..850).map(server).collect();
+    let service = |n: u32| {
+        format!(
+            "virtual_server 10.8.0.{} 80 {{\nlvs_sched rr\nlvs_method DR\nprotocol TCP\n{servers}}}\n",
+            n + 1
+        )
+    };
+    let ipv6 = "virtual_server fd08::1 80 {\nlvs_sched rr\nlvs_method DR\nprotocol TCP\n\
+                real_server fd99::9 80 {\nweight 1\n}\n}\n";
+    agent.reload(&format!("{LAB}\n{}{ipv6}", (0..10).map(service).collect::<String>()))?;
+    let deadline = Instant::now() + pace::limit(Duration::from_secs(30));
+    let wanted = 3 + (1 + 2) + 10 * (1 + 850) + 2;
+    while lab.ok("ipvsadm -Ln")?.lines().count() != wanted {
+        ensure!(Instant::now() < deadline, "{}", agent.log());
+        thread::sleep(Duration::from_millis(200));
+    }
+    let pins = set.balancer.netns.enter(|| bpffs::instance(None))??;
+    for made in ["dests-1", "stats-1", "conns6-0"] {
+        ensure!(pins.join(made).exists(), "{made} has not been made");
+    }
+    ensure!(!curl::answers(&set.client.netns, set.vip(80)[0], 4)?.is_empty());
     Ok(())
 }
 
