@@ -165,11 +165,15 @@ impl<const DESK: u32> Tables for At<DESK> {
     }
     #[inline(always)]
     fn list_cell(&self, at: u32) -> Option<&Cell64> {
-        maps::word(at)
+        if DESK == NEWCOMERS { maps::word::<true>(at) } else { maps::word::<false>(at) }
     }
     #[inline(always)]
     fn dest(&self, dest: u32) -> Option<&Dest> {
-        if DESK == ESTABLISHED { maps::dest::<true>(dest) } else { maps::dest::<false>(dest) }
+        if DESK == ESTABLISHED || DESK == NEWCOMERS {
+            maps::dest::<true>(dest)
+        } else {
+            maps::dest::<false>(dest)
+        }
     }
     #[inline(always)]
     fn cached(&self, key: &CacheKey) -> Option<&Cached> {

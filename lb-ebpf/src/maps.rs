@@ -54,6 +54,9 @@ pub static SCHED: Array<SchedState> = Array::with_max_entries(16384, MMAPABLE);
 /// Dest lists and scheduler tables, named by services.
 #[btf_map(name = "lists")]
 pub static LISTS: Pieces<Cell64, { pieces::LISTS.len as usize }> = Pieces::new();
+/// The first piece of [`LISTS`].
+#[btf_map(name = "lists_0")]
+pub static FIRST_LISTS: Piece<Cell64, { pieces::LISTS.len as usize }, { MMAPABLE as usize }> = Piece::new();
 /// Dest slots.
 #[btf_map(name = "dests")]
 pub static DESTS: Pieces<Dest, { pieces::DESTS.len as usize }> = Pieces::new();
@@ -149,9 +152,12 @@ pub fn element<T, const LEN: usize>(map: &'static Pieces<T, LEN>, number: u32) -
     map.get(piece)?.get(at)
 }
 
-/// A word of lists and tables: [`element`], where the stack has no room for a lookup's second key.
+/// A word of lists and tables: [`element`], where the stack has no room for a lookup's second key. `NEAR`: as in [`dest`].
 #[inline(always)]
-pub fn word(number: u32) -> Option<&'static Cell64> {
+pub fn word<const NEAR: bool>(number: u32) -> Option<&'static Cell64> {
+    if NEAR && let Some(near) = FIRST_LISTS.get(number) {
+        return Some(near);
+    }
     let (piece, at) = pieces::LISTS.place(number);
     let key = NUMBERS.get(piece as usize & (NUMBERS.len() - 1))?;
     let map = (&raw const LISTS).cast_mut().cast::<c_void>();

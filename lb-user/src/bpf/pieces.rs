@@ -237,6 +237,7 @@ fn name(spec: &Spec, number: u32) -> String {
 /// there.
 pub fn first_of(map: &str) -> Option<&'static str> {
     match map {
+        "lists" => Some("lists_0"),
         "dests" => Some("dests_0"),
         "stats" => Some("stats_0"),
         _ => None,
