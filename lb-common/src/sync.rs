@@ -192,7 +192,7 @@ pub fn prepare<F: Ip, T: Tables>(t: &T, synced: &Synced, call: &Call) -> Result<
         }
         table::remove(t, &hit, wanted.now);
     }
-    let birth = birth(t, synced, wanted.now).ok_or(Outcome::NoDest)?;
+    let birth = birth::<F, T>(t, synced, wanted.now).ok_or(Outcome::NoDest)?;
     Ok(Insertion { wanted, birth, place, control: Control::NONE })
 }
 
@@ -290,8 +290,8 @@ fn last<T: Tables>(t: &T, synced: &Synced, now: u32) -> u32 {
 
 /// `None`: the server is not, or no longer, one of ours.
 #[inline(always)]
-fn birth<T: Tables>(t: &T, synced: &Synced, now: u32) -> Option<Birth> {
-    let word = dest_word(t, synced)?;
+fn birth<F: Ip, T: Tables>(t: &T, synced: &Synced, now: u32) -> Option<Birth> {
+    let word = dest_word::<F, T>(t, synced)?;
     let nat = bound::method(word) == Method::Nat as u32 || word & bound::NO_DEST != 0;
     if synced.is_template() {
         let seconds = lasts(synced);
@@ -311,9 +311,11 @@ fn birth<T: Tables>(t: &T, synced: &Synced, now: u32) -> Option<Birth> {
 
 /// The [`bound`] word: the method is the dest's own, not the message's.
 #[inline(always)]
-fn dest_word<T: Tables>(t: &T, synced: &Synced) -> Option<u32> {
+fn dest_word<F: Ip, T: Tables>(t: &T, synced: &Synced) -> Option<u32> {
     if synced.bypasses() {
-        return Some(bound::NO_DEST | (Method::Bypass as u32) << bound::METHOD_SHIFT);
+        // Without a service of the family no packet is looked at, and there may be no table.
+        return (t.settings().services(F::FAMILY) != 0)
+            .then_some(bound::NO_DEST | (Method::Bypass as u32) << bound::METHOD_SHIFT);
     }
     let dest = t.dest(synced.dest)?;
     if !named(dest, synced) {

@@ -23,6 +23,7 @@ lb_tests::tests!(
     a_replaced_connection,
     a_server_that_is_not_there,
     a_slot_that_is_another_dest_now,
+    one_without_a_server,
     a_template_decides,
     a_template_keeps_its_dest,
     a_call_decides,
@@ -159,6 +160,21 @@ fn a_slot_that_is_another_dest_now() -> Result<()> {
         let case = adopts(case, Synced { dest: 200, ..synced }, Outcome::NoDest).step(Step::Delete(0));
         adopts(case, synced, Outcome::NoDest).step(Step::Entries(0, 0))
     }))
+}
+
+/// One that bypasses the dests (cache_bypass) waits for a service of its family, as others do for theirs: until then nobody
+/// asks for it, and there may be no table.
+fn one_without_a_server() -> Result<()> {
+    let cases = FAMILIES.map(|family| {
+        let synced = told(family, Proto::TCP);
+        let bypasses = Synced { dest: NO_DEST, flags: Method::Bypass as u32, ..synced };
+        let other = if family == Family::V4 { Family::V6 } else { Family::V4 };
+        [(family, Outcome::Made, 1), (other, Outcome::NoDest, 0)].map(|(services, outcome, entries)| {
+            let case = case("bypass", services, Proto::TCP);
+            adopts(case, bypasses, outcome).step(Step::Entries(entries, 0)).step(Step::Counts(0, 0, 0))
+        })
+    });
+    run_all(cases.as_flattened())
 }
 
 fn persistent(title: &str, family: Family) -> Case {

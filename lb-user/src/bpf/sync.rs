@@ -18,7 +18,7 @@ use lb_common::service::ServiceKey;
 use lb_common::settings::Settings;
 use lb_common::sip::Call;
 use lb_common::state::udp;
-use lb_common::sync::{NO_DEST, Synced, flags};
+use lb_common::sync::{Synced, flags};
 use lb_common::table::{self, SLOT_OVERFLOW};
 use lb_common::tables::control_key;
 
@@ -143,14 +143,6 @@ impl Instance {
     }
 
     fn request(&self, some: &mut [Synced], rest: &[u8]) -> Result<()> {
-        // What has no dest here gets no entry.
-        let of_v6 = |synced: &Synced| {
-            synced.family == Family::V6 as u8 && (synced.dest != NO_DEST || synced.bypasses())
-        };
-        if self.conns6.get().is_none() && some.iter().any(of_v6) {
-            buckets::make_v6(&self.dir)?;
-            self.conns6()?;
-        }
         let mut packet = Request::bytes(verb::ADOPT, some.len() as u32, 0)[..HEAD].to_vec();
         some.iter().for_each(|synced| packet.extend(synced.bytes()));
         packet.extend(rest);
