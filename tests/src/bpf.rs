@@ -471,12 +471,6 @@ pub struct Program {
     _stages: ProgramArray<MapData>,
 }
 
-fn load(ebpf: &mut Ebpf, name: &str) -> Result<()> {
-    let program: &mut Xdp =
-        ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
-    program.load().with_context(|| format!("the kernel refuses {name}"))
-}
-
 impl Program {
     fn load(sizes: &Sizes) -> Result<Self> {
         let Sizes { buckets: [v4, v6], second, dests, services, lists } = *sizes;
@@ -503,11 +497,7 @@ impl Program {
         loader.override_global("BUCKET_MASK_V4", &masks[0], true);
         loader.override_global("BUCKET_MASK_V6", &masks[1], true);
         let mut ebpf = loader.load(lb_user::program::PROGRAM).context("loading the object")?;
-        let stages = lb_user::program::load_stages(&mut ebpf, load)?;
-        load(&mut ebpf, "lb_control")?;
-        let output: &mut SchedClassifier =
-            ebpf.program_mut("lb_output").context("no program lb_output")?.try_into()?;
-        output.load().context("the kernel refuses lb_output")?;
+        let stages = lb_user::program::load_stages(&mut ebpf, &["lb_output", "lb_control"])?;
         let maps = Maps::take(&mut ebpf, sizes)?;
         let cards = Nic::ALL.map(|nic| number(nic.name()));
         let sweeps = AtomicBool::new(false);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{Map, MapData, ProgramArray};
-use aya::programs::{ProgramError, TestRun as _, TestRunOptions, Xdp};
+use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::request::{Request, status, verb};
 use lb_common::settings::Settings;
@@ -17,9 +17,7 @@ use super::clock;
 use super::pins::{self, BOOKS, RULES, Spec, TRAFFIC, traffic};
 use super::sizes::{RuleSizes, Sizes};
 use super::{buckets, local, output, pieces, said, syscall};
-use crate::program;
-
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf"));
+use crate::program::{self, PROGRAM};
 
 /// Files made so far; gone again unless all went well.
 #[derive(Debug, Default)]
@@ -58,8 +56,8 @@ impl Drop for Undo {
 }
 
 fn object() -> Result<&'static [u8]> {
-    ensure!(!OBJECT.is_empty(), "this program was built without the packet path (LB_SKIP_BPF)");
-    Ok(OBJECT)
+    ensure!(!PROGRAM.is_empty(), "this program was built without the packet path (LB_SKIP_BPF)");
+    Ok(PROGRAM)
 }
 
 /// Makes the maps of the rules, with IPVS's defaults in them. What an interrupted try left is replaced.
@@ -166,12 +164,10 @@ pub fn programs(dir: &Path, sizes: &Sizes, undo: &mut Undo) -> Result<(Ebpf, Pro
         }
     }
     let mut ebpf = loader.load(object()?).context("creating the connection tables")?;
-    let stages = program::load_stages(&mut ebpf, load)?;
-    for name in ["lb_control", "lb_copies", "lb_copy"] {
-        load(&mut ebpf, name)?;
-    }
-    local::load(&mut ebpf)?;
-    output::load(&mut ebpf)?;
+    let hooks = local::programs();
+    let others = [output::PROGRAM, "lb_control", "lb_copies", "lb_copy"].into_iter();
+    let others: Vec<&str> = others.chain(hooks.iter().map(String::as_str)).collect();
+    let stages = program::load_stages(&mut ebpf, &others)?;
     for spec in missing {
         let map = take(&mut ebpf, spec.name)?;
         undo.pin(pins::fd(&map), dir.join(spec.name))?;
@@ -182,7 +178,7 @@ pub fn programs(dir: &Path, sizes: &Sizes, undo: &mut Undo) -> Result<(Ebpf, Pro
 /// Loads the program for real servers, which shares no table with the balancer.
 pub fn realserver() -> Result<Ebpf> {
     let mut ebpf = EbpfLoader::new().btf(None).load(object()?).context("reading the program")?;
-    load(&mut ebpf, "lb_realserver")?;
+    program::load(&mut ebpf, &["lb_realserver"])?;
     Ok(ebpf)
 }
 
@@ -190,18 +186,6 @@ pub fn realserver() -> Result<Ebpf> {
 fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
     let program = ebpf.program_mut(name).with_context(|| format!("there is no program {name}"))?;
     program.try_into().with_context(|| format!("{name} is no XDP program"))
-}
-
-fn load(ebpf: &mut Ebpf, name: &str) -> Result<()> {
-    xdp(ebpf, name)?.load().map_err(|error| match error {
-        ProgramError::LoadError { io_error, verifier_log } => {
-            let log = verifier_log.to_string();
-            let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
-            let last = lines[lines.len().saturating_sub(12)..].join("\n  ");
-            anyhow::anyhow!("the kernel refuses the program {name}: {io_error}\n  {last}")
-        }
-        other => anyhow::Error::from(other).context(format!("loading the program {name}")),
-    })
 }
 
 /// Has the loaded program take over the expiry sweep.

@@ -22,15 +22,17 @@ const FRESH: &str = "new:";
 const HOOKS: [&str; 8] =
     ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
 
-/// Loads the hooks' programs.
-pub fn load(ebpf: &mut Ebpf) -> Result<()> {
-    HOOKS.iter().try_for_each(|hook| {
-        program(ebpf, hook)?.load().with_context(|| format!("loading the program of {hook}"))
-    })
+/// The names of the hooks' programs.
+pub fn programs() -> [String; HOOKS.len()] {
+    HOOKS.map(name)
+}
+
+fn name(hook: &str) -> String {
+    format!("lb_{hook}")
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, hook: &str) -> Result<&'a mut CgroupSockAddr> {
-    let name = format!("lb_{hook}");
+    let name = name(hook);
     Ok(ebpf.program_mut(&name).with_context(|| format!("there is no program {name}"))?.try_into()?)
 }
 

@@ -5,8 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use anyhow::{Context as _, Result};
-use aya::Ebpf;
-use aya::programs::SchedClassifier;
+
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::tc::{
@@ -16,7 +15,7 @@ use netlink_packet_route::tc::{
 use super::netlink::Netlink;
 
 /// The program, and the filter's name.
-const PROGRAM: &str = "lb_output";
+pub const PROGRAM: &str = "lb_output";
 /// Of the filter: nobody else's.
 const PRIORITY: u32 = 0x6c62;
 const HANDLE: TcHandle = TcHandle { major: 0, minor: 0x6c62 };
@@ -27,13 +26,6 @@ const KIND: &str = "clsact";
 const QDISC: TcHandle = TcHandle { major: u16::MAX, minor: 0 };
 const INGRESS: TcHandle = TcHandle { major: u16::MAX, minor: TcHandle::MIN_INGRESS };
 const EGRESS: TcHandle = TcHandle { major: u16::MAX, minor: TcHandle::MIN_EGRESS };
-
-/// Loads the program.
-pub fn load(ebpf: &mut Ebpf) -> Result<()> {
-    let program = ebpf.program_mut(PROGRAM).with_context(|| format!("there is no program {PROGRAM}"))?;
-    let program: &mut SchedClassifier = program.try_into()?;
-    program.load().with_context(|| format!("loading the program {PROGRAM}"))
-}
 
 /// The NICs' classifiers, and the socket to ask for them.
 #[derive(Debug)]
