@@ -47,15 +47,17 @@ pub fn load_stages(ebpf: &mut Ebpf, others: &[&str]) -> Result<ProgramArray<MapD
     Ok(stages)
 }
 
-/// Loads the programs with these names, as many at a time as there are processors: the kernel's verifier takes a second for
-/// some, and follows each in the thread that asks.
+/// Loads the programs with these names, several at a time where there are processors: the kernel's verifier takes a second
+/// for some, and follows each in the thread that asks. It also takes memory, 40 MB for some; and with four at a time the
+/// longest one decides.
 pub fn load(ebpf: &mut Ebpf, names: &[&str]) -> Result<()> {
     let mut programs: BTreeMap<&str, &mut Program> = ebpf.programs_mut().collect();
     let wanted = names
         .iter()
         .map(|name| programs.remove_entry(name).with_context(|| format!("there is no program {name}")))
         .collect::<Result<Vec<_>>>()?;
-    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(wanted.len());
+    const MOST: usize = 4;
+    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MOST).min(wanted.len());
     let waiting = Mutex::new(wanted.into_iter());
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
     thread::scope(|scope| {
