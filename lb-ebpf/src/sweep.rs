@@ -95,9 +95,12 @@ fn clock() -> u64 {
 fn slice<F: Ip>(kernel: &Kernel, sweeper: &Sweeper, family: usize) {
     let mask = kernel.bucket_mask::<F>();
     let share = (mask >> ROUND) + 1;
-    let count = if share > MOST { MOST } else { share };
+    let most = if share > MOST { MOST } else { share };
+    let ticks = mask.checked_div(most).unwrap_or(0) + 1;
     let from = sweeper.next[family].load();
-    let ticks = mask.checked_div(count).unwrap_or(0) + 1;
+    // The last slice of a round ends where the table does: what is counted twice would show in `live`.
+    let rest = mask.wrapping_sub(from).wrapping_add(1);
+    let count = if rest < most { rest } else { most };
     let live =
         table::sweep_range::<F, Kernel>(kernel, from, count, kernel.now(), defence::odds(kernel, ticks));
     let so_far = sweeper.counting[family].load().wrapping_add(live);

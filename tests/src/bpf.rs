@@ -292,7 +292,7 @@ impl Maps {
             services: Mutex::new(HashMap::try_from(Map::HashMap(data(ebpf, "services")?))?),
             others: BTreeMap::new(),
         };
-        let names = HASHES.into_iter().chain(["marks", "reasons"]);
+        let names = HASHES.into_iter().chain(["marks", "reasons", "sweeper"]);
         let others = names.map(|name| Ok((name, data(ebpf, name)?))).collect::<Result<_>>()?;
         Ok(Self { others, ..maps })
     }
@@ -313,6 +313,14 @@ impl Maps {
     pub fn reasons(&self) -> Result<Vec<u64>> {
         let map = PerCpuArray::<_, u64>::try_from(Map::PerCpuArray(again(self.other("reasons")?)?))?;
         (0..COUNT as u32).map(|reason| Ok(map.get(&reason, 0)?.iter().sum())).collect()
+    }
+
+    /// Entries the sweep has found live in its last whole round, IPv4 and IPv6: what `status` shows.
+    pub fn found_live(&self) -> Result<[u32; 2]> {
+        let map = Array::<_, [u32; 20]>::try_from(Map::Array(again(self.other("sweeper")?)?))?;
+        let words = map.get(&0, 0)?;
+        // Behind a timer of 16 bytes, and place and count of the round that goes on.
+        Ok([words[8], words[9]])
     }
 
     /// Second buckets, copied.
