@@ -1,4 +1,4 @@
-//! The kernel program's object, as the build script compiled it.
+//! The kernel program's object, as the build script compiled it, and how its programs are loaded.
 
 use std::collections::BTreeMap;
 use std::iter;
@@ -19,8 +19,8 @@ pub static PROGRAM: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"),
 /// The object that benchmarks drive the program with. No part of the product: only `lb-tests` uses it.
 pub static BENCH: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-bench"));
 
-/// The programs that `lb` ends in, by their places in the map `stages`. Loaded in this order: what the verifier takes longest
-/// for comes first.
+/// The programs that `lb` ends in, by their places in the map `stages`. The two that the verifier takes longest for come
+/// first: they are loaded in this order.
 const STAGES: [(&str, Stage); 8] = [
     ("lb_slow", Stage::Slow),
     ("lb_new", Stage::New),
@@ -47,17 +47,19 @@ pub fn load_stages(ebpf: &mut Ebpf, others: &[&str]) -> Result<ProgramArray<MapD
     Ok(stages)
 }
 
+/// Programs loaded at a time, at the most: the verifier takes memory for each, 40 MB for some, and with so many the longest
+/// one decides.
+const AT_A_TIME: usize = 4;
+
 /// Loads the programs with these names, several at a time where there are processors: the kernel's verifier takes a second
-/// for some, and follows each in the thread that asks. It also takes memory, 40 MB for some; and with four at a time the
-/// longest one decides.
+/// for some, and follows each in the thread that asks.
 pub fn load(ebpf: &mut Ebpf, names: &[&str]) -> Result<()> {
     let mut programs: BTreeMap<&str, &mut Program> = ebpf.programs_mut().collect();
     let wanted = names
         .iter()
         .map(|name| programs.remove_entry(name).with_context(|| format!("there is no program {name}")))
         .collect::<Result<Vec<_>>>()?;
-    const MOST: usize = 4;
-    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MOST).min(wanted.len());
+    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(AT_A_TIME).min(wanted.len());
     let waiting = Mutex::new(wanted.into_iter());
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
     thread::scope(|scope| {

@@ -1,5 +1,6 @@
 //! The connections' first buckets. Those of IPv4 are there as long as anything has been attached. Those of IPv6 are made when
-//! the first service of IPv6 comes: who balances IPv4 only has the memory. `conns6` is a map of one map therefore, which is pinned beside it as `conns6-0`.
+//! the first service of IPv6 comes: who balances IPv4 only has the memory. `conns6` is a map of one map therefore, which is
+//! pinned beside it as `conns6-0`.
 //!
 //! It is pinned first, then entered, and only then is something published that needs it. Whoever is killed in between
 //! leaves a table that the next one enters.

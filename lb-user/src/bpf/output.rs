@@ -5,7 +5,6 @@ use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use anyhow::{Context as _, Result};
-
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::tc::{
