@@ -110,9 +110,9 @@ pub mod packets {
 pub mod tag {
     /// The protocol.
     pub const PROTO: u32 = 0xff;
-    /// First entry only: the bucket is locked for insertion.
+    /// First entry of a first bucket only: it and its further ones are locked for insertion.
     pub const LOCK: u32 = 1 << 8;
-    /// First entry only: some flows of this bucket are in the overflow table.
+    /// First entry only: the bucket runs over into a further one, in the overflow table.
     pub const OVERFLOW: u32 = 1 << 9;
     /// A persistence template, not a connection.
     pub const TEMPLATE: u32 = 1 << 10;

@@ -11,7 +11,7 @@ use crate::conn::{Entry, Life, ctl, packets, tag};
 use crate::ip::{Ip, V4, V6};
 use crate::settings::Settings;
 use crate::state::{sctp::SctpState, tcp::TcpState};
-use crate::table::{self, DEPENDANTS, SLOT_OVERFLOW};
+use crate::table::{self, DEPENDANTS, FURTHER, SLOT_OVERFLOW, further};
 use crate::tables::Tables;
 
 /// The defence goes on whatever the memory.
@@ -95,13 +95,16 @@ pub fn odds<T: Tables>(t: &T, ticks: u32) -> u32 {
     if odds > u32::MAX as u64 { u32::MAX } else { odds as u32 }
 }
 
-/// Drops what is to be dropped of a bucket and its second.
+/// Drops what is to be dropped of a bucket and its further ones.
 #[inline(always)]
 pub fn thin_out<F: Ip, T: Tables>(t: &T, bucket: u32) {
     let mut n = bucket;
-    t.repeat(2 * F::Entry::WAYS, &mut n, |t, n, i| {
-        let second = if i < F::Entry::WAYS { 0 } else { SLOT_OVERFLOW };
-        let slot = table::base::<F>(*n) | second | i & (F::Entry::WAYS - 1);
+    t.repeat((1 + FURTHER) * F::Entry::WAYS, &mut n, |t, n, i| {
+        let base = match i / F::Entry::WAYS {
+            0 => table::base::<F>(*n),
+            nth => table::base::<F>(further(*n, nth)) | SLOT_OVERFLOW,
+        };
+        let slot = base | i & (F::Entry::WAYS - 1);
         if let Some(hit) = table::hit_at::<F, T>(t, slot) {
             let now = t.now();
             if drops(t, hit.entry.tag().load(), hit.ctl, hit.life(), now) {

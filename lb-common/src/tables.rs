@@ -38,7 +38,7 @@ pub const LOOPBACK: u32 = 1;
 pub const FILTER_BITS: u32 = 16;
 
 /// Layout version of all maps together. A binary never reads maps of another version as its own.
-pub const LAYOUT: u32 = 16;
+pub const LAYOUT: u32 = 17;
 
 /// The way asked for.
 #[repr(C, align(8))]
@@ -189,13 +189,13 @@ pub trait Tables: Filter {
     fn bucket_mask<F: Ip>(&self) -> u32;
     /// A bucket.
     fn bucket<F: Ip>(&self, n: u32) -> Option<&F::Bucket>;
-    /// The second bucket of one that ran over.
+    /// A bucket that another ran over into, by its number ([`table::further`]).
     fn overflow<F: Ip>(&self, n: u32) -> Option<&F::Bucket>;
-    /// Makes the second bucket, empty, or finds it. `None`: no more of them.
+    /// Makes such a bucket, empty, or finds it. `None`: no more of them.
     fn overflow_make<F: Ip>(&self, n: u32) -> Option<&F::Bucket>;
-    /// Gives the second bucket back.
+    /// Gives such a bucket back.
     fn overflow_drop<F: Ip>(&self, n: u32);
-    /// How many second buckets are in use; whoever makes or drops one counts it.
+    /// How many further buckets are in use; whoever makes or drops one counts it.
     fn overflow_used<F: Ip>(&self) -> Option<&Cell32>;
     /// Notes which template a connection depends on. False: no room.
     fn control_put(&self, key: u64, control: &Control) -> bool;
@@ -285,11 +285,11 @@ pub trait Tables: Filter {
         table::bury(self, tag, ctl, dest, slot, now)
     }
     /// [`table::claim`].
-    fn claim<F: Ip>(&self, new: &Insertion<F>, second: bool, least: u32) -> u64
+    fn claim<F: Ip>(&self, new: &Insertion<F>, nth: u32, least: u32) -> u64
     where
         Self: Sized,
     {
-        table::claim(self, new, second, least)
+        table::claim(self, new, nth, least)
     }
     /// [`table::insert`].
     fn insert<F: Ip>(&self, wanted: &Wanted<F>, place: Place, birth: Birth, control: Control) -> Inserted

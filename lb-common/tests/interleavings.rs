@@ -19,7 +19,8 @@ use lb_common::ip::{A4, V4};
 use lb_common::reason::Reason;
 use lb_common::state::tcp::TcpState;
 use lb_common::table::{
-    self, Birth, Inserted, Insertion, Place, Wanted, advance, hit_at, insert, remove, search, template_bits,
+    self, Birth, FURTHER, Inserted, Insertion, Place, Wanted, advance, further, hit_at, insert, remove,
+    search, template_bits,
 };
 use lb_common::tables::{Control, Tables as _};
 
@@ -51,9 +52,10 @@ fn at_once<const N: usize>(table: &Arc<HostTables>, cpus: [fn(&HostTables); N]) 
     }
 }
 
-/// One bucket, and one that it may run over into.
+/// One bucket, and all that it may run over into.
 fn table() -> Arc<HostTables> {
-    let sizes = Sizes { buckets: 1, second: 1, dests: 2, services: 1, lists: 16, controls: 64, caches: 1 };
+    let sizes =
+        Sizes { buckets: 1, second: FURTHER, dests: 2, services: 1, lists: 16, controls: 64, caches: 1 };
     Arc::new(HostTables::new(&sizes))
 }
 
@@ -144,11 +146,17 @@ fn consistent(t: &HostTables) {
         let nth = number as usize;
         assert_eq!(counted, (total[nth], active[nth], templates[nth]), "counts of dest {number}");
     }
-    let first = t.bucket::<V4>(0).expect("the bucket").way(0).tag().load();
-    assert_eq!(first & tag::LOCK, 0, "locked for ever");
-    let lent = u32::from(t.overflow::<V4>(0).is_some());
-    assert_eq!(first & tag::OVERFLOW != 0, lent == 1, "second bucket");
-    assert_eq!(t.overflow_used::<V4>().map_or(0, |used| used.load()), lent, "second buckets counted");
+    let mut word = t.bucket::<V4>(0).expect("the bucket").way(0).tag().load();
+    let mut lent = 0;
+    for nth in 1..=FURTHER {
+        let next = t.overflow::<V4>(further(0, nth));
+        assert_eq!(word & tag::LOCK, 0, "locked for ever");
+        assert_eq!(word & tag::OVERFLOW != 0, next.is_some(), "further bucket {nth}");
+        word = next.map_or(0, |bucket| bucket.way(0).tag().load());
+        lent += u32::from(next.is_some());
+    }
+    assert_eq!(word & tag::OVERFLOW, 0, "no more than that");
+    assert_eq!(t.overflow_used::<V4>().map_or(0, |used| used.load()), lent, "further buckets counted");
 }
 
 /// After a long time nothing is left, and nothing is counted.
@@ -266,6 +274,35 @@ fn a_second_bucket_is_lent_and_given_back() {
                 |t| {
                     _ = syn(t, 10);
                     packet(t, 10, TcpState::Established);
+                },
+                |t| {
+                    _ = host::sweep(t);
+                },
+            ],
+        );
+        consistent(&t);
+        ends_empty(&t);
+    });
+}
+
+#[test]
+fn a_third_bucket_is_lent_and_given_back_before_the_second() {
+    in_many_orders(|| {
+        let t = table();
+        (1..=2 * WAYS).for_each(|n| {
+            _ = make(&t, n, TcpState::Established, Control::NONE);
+        });
+        assert!(syn(&t, 17).is_new());
+        // Both further ones may go, and the first has room: who is at it may keep the one from going, and not the other.
+        (8..=17).for_each(|n| reset(&t, n));
+        at_once(
+            &t,
+            [
+                |t| {
+                    for n in 18..=20 {
+                        _ = syn(t, n);
+                        reset(t, n);
+                    }
                 },
                 |t| {
                     _ = host::sweep(t);

@@ -137,10 +137,10 @@ fn made<F: Ip>(inserted: u64) -> u64 {
 
 /// [`table::claim`] for the insertion in the desk.
 #[inline(always)]
-pub fn claim<F: Ip>(second: bool, least: u32) -> u64 {
+pub fn claim<F: Ip>(nth: u32, least: u32) -> u64 {
     match F::FAMILY {
-        Family::V4 => lb_settle4(second as u32, least),
-        Family::V6 => lb_settle6(second as u32, least),
+        Family::V4 => lb_settle4(nth, least),
+        Family::V6 => lb_settle6(nth, least),
     }
 }
 
@@ -167,17 +167,17 @@ extern "C" fn lb_arrive6() -> u64 {
 /// [`table::claim`], IPv4.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn lb_settle4(second: u32, least: u32) -> u64 {
+extern "C" fn lb_settle4(nth: u32, least: u32) -> u64 {
     let Some((desk, tables)) = work() else { return table::NO_SLOT };
     // SAFETY: `insert` is under way with this member.
-    table::claim(&tables, unsafe { &desk.insertion.v4 }, second != 0, least)
+    table::claim(&tables, unsafe { &desk.insertion.v4 }, nth, least)
 }
 
 /// [`table::claim`], IPv6.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn lb_settle6(second: u32, least: u32) -> u64 {
+extern "C" fn lb_settle6(nth: u32, least: u32) -> u64 {
     let Some((desk, tables)) = work() else { return table::NO_SLOT };
     // SAFETY: `insert` is under way with this member.
-    table::claim(&tables, unsafe { &desk.insertion.v6 }, second != 0, least)
+    table::claim(&tables, unsafe { &desk.insertion.v6 }, nth, least)
 }

@@ -86,21 +86,21 @@ pub extern "C" fn lb_open6(dest: u32) -> u64 {
 /// [`table::claim`] for the IPv4 entry in the scratch memory.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn lb_claim4(second: u32, least: u32) -> u64 {
+pub extern "C" fn lb_claim4(nth: u32, least: u32) -> u64 {
     let (Some(kernel), Some(scratch)) = (Kernel::detached(), scratch()) else { return table::NO_SLOT };
     // SAFETY: `insert` is under way with this member.
     let new = unsafe { &scratch.insertion.v4 };
-    table::claim(&kernel, new, second != 0, least)
+    table::claim(&kernel, new, nth, least)
 }
 
 /// [`table::claim`] for the IPv6 entry in the scratch memory.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn lb_claim6(second: u32, least: u32) -> u64 {
+pub extern "C" fn lb_claim6(nth: u32, least: u32) -> u64 {
     let (Some(kernel), Some(scratch)) = (Kernel::detached(), scratch()) else { return table::NO_SLOT };
     // SAFETY: `insert` is under way with this member.
     let new = unsafe { &scratch.insertion.v6 };
-    table::claim(&kernel, new, second != 0, least)
+    table::claim(&kernel, new, nth, least)
 }
 
 /// [`table::bury`].

@@ -207,7 +207,7 @@ impl<const DESK: u32> Tables for At<DESK> {
             Family::V4 => OVERFLOW4.get_ptr(n)? as *const F::Bucket,
             Family::V6 => OVERFLOW6.get_ptr(n)? as *const F::Bucket,
         };
-        // SAFETY: as in `bucket`; a second bucket given back under a reader shows free entries or another bucket's
+        // SAFETY: as in `bucket`; a further bucket given back under a reader shows free entries or another bucket's
         // keys, neither of which matches.
         Some(unsafe { &*place })
     }
@@ -423,13 +423,13 @@ impl<const DESK: u32> Tables for At<DESK> {
         lb_bury(tag, ctl, dest, slot, now) as u32
     }
     #[inline(always)]
-    fn claim<F: Ip>(&self, _: &Insertion<F>, second: bool, least: u32) -> u64 {
+    fn claim<F: Ip>(&self, _: &Insertion<F>, nth: u32, least: u32) -> u64 {
         if DESK == REQUESTS {
-            return adopt::claim::<F>(second, least);
+            return adopt::claim::<F>(nth, least);
         }
         match F::FAMILY {
-            Family::V4 => lb_claim4(second as u32, least),
-            Family::V6 => lb_claim6(second as u32, least),
+            Family::V4 => lb_claim4(nth, least),
+            Family::V6 => lb_claim6(nth, least),
         }
     }
     #[inline(always)]

@@ -342,7 +342,7 @@ impl Maps {
         Ok(())
     }
 
-    /// What is in second buckets becomes older.
+    /// What is in further buckets becomes older.
     fn age_second(&self, ticks: u32) -> Result<()> {
         for name in ["overflow4", "overflow6"] {
             let mut map = HashMap::<_, u32, [u64; 32]>::try_from(Map::HashMap(again(self.other(name)?)?))?;

@@ -532,12 +532,12 @@ pub fn run_all(cases: &[Case]) -> Result<()> {
     crate::bpf::with(|program| cases.iter().try_for_each(|case| case.run(program)))
 }
 
-/// The same with the smallest connection table there is: one bucket of each family and one second bucket.
-pub fn run_all_tiny(cases: &[Case]) -> Result<()> {
-    let mut host = crate::host::Host::with_sizes(Sizes { buckets: 1, second: 1, ..Sizes::default() });
+/// The same with the smallest connection table there is: one bucket of each family, and so many `further` ones.
+pub fn run_all_tiny(further: u32, cases: &[Case]) -> Result<()> {
+    let mut host = crate::host::Host::with_sizes(Sizes { buckets: 1, second: further, ..Sizes::default() });
     for case in cases {
         case.run(&mut host)?;
     }
-    let sizes = crate::bpf::Sizes { buckets: [1; 2], second: 1, ..crate::bpf::Sizes::CASE };
+    let sizes = crate::bpf::Sizes { buckets: [1; 2], second: further, ..crate::bpf::Sizes::CASE };
     crate::bpf::with_sizes(&sizes, |program| cases.iter().try_for_each(|case| case.run(program)))
 }

@@ -15,7 +15,7 @@ use lb_common::reason::Reason;
 use lb_common::settings::Settings;
 use lb_common::sip::Call;
 use lb_common::sync::{self, Synced};
-use lb_common::table::most_second;
+use lb_common::table::most_further;
 
 use crate::bench::cases::{self, Case, Kind, Path};
 use crate::bench::driver::{self, Driver, Plan, Target};
@@ -242,8 +242,8 @@ impl Scene {
     /// Second buckets, as many as the product has.
     fn second(&self) -> u32 {
         match self.family {
-            Family::V4 => most_second::<V4>(self.slots / ways(self.family)),
-            Family::V6 => most_second::<V6>(self.slots / ways(self.family)),
+            Family::V4 => most_further::<V4>(self.slots / ways(self.family)),
+            Family::V6 => most_further::<V6>(self.slots / ways(self.family)),
         }
     }
 

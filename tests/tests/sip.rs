@@ -333,15 +333,19 @@ fn the_service_joined_last_counts() -> Result<()> {
 
 /// Where no entry can be had for a template there is none, and no note of it.
 fn full() -> Result<()> {
-    run_all_tiny(&FAMILIES.map(|family| {
-        let ways = if family == Family::V4 { 8 } else { 4 };
-        let rules = NewService { flags: flags::PERSISTENT | flags::OPS, ..sip(family) };
-        let mut all = Case::new(format!("full {family:?}"), rules, &two(family, Method::Route));
-        for n in 0..2 * ways {
-            all = arrives(all, family, (1, 1000), &format!("call-{n}@h"), if n % 2 == 0 { 11 } else { 12 });
-        }
-        let one_more = datagram(family, 1, 1000, &message("one-more@h"));
-        let all = all.drops(&one_more, Reason::TableFull).step(Step::Entries(0, 2 * ways));
-        arrives(all, family, (1, 1000), "call-1@h", 12)
-    }))
+    run_all_tiny(
+        1,
+        &FAMILIES.map(|family| {
+            let ways = if family == Family::V4 { 8 } else { 4 };
+            let rules = NewService { flags: flags::PERSISTENT | flags::OPS, ..sip(family) };
+            let mut all = Case::new(format!("full {family:?}"), rules, &two(family, Method::Route));
+            for n in 0..2 * ways {
+                all =
+                    arrives(all, family, (1, 1000), &format!("call-{n}@h"), if n % 2 == 0 { 11 } else { 12 });
+            }
+            let one_more = datagram(family, 1, 1000, &message("one-more@h"));
+            let all = all.drops(&one_more, Reason::TableFull).step(Step::Entries(0, 2 * ways));
+            arrives(all, family, (1, 1000), "call-1@h", 12)
+        }),
+    )
 }

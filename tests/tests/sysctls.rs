@@ -19,6 +19,7 @@ lb_tests::tests!(
     only_newcomers_are_dropped,
     a_full_table,
     a_full_table_and_persistence,
+    a_place_of_three_buckets,
     half_open_ones_make_way,
 );
 
@@ -160,14 +161,24 @@ fn only_newcomers_are_dropped() -> Result<()> {
     run_all(&cases)
 }
 
-/// Connections the smallest table has room for.
+/// Connections the smallest table has room for: a bucket and a further one.
 fn room(family: Family) -> u16 {
-    if family == Family::V4 { 16 } else { 8 }
+    2 * ways(family)
+}
+
+/// Connections of a bucket.
+fn ways(family: Family) -> u16 {
+    if family == Family::V4 { 8 } else { 4 }
 }
 
 /// Fills the table with connections that do not make way.
-fn filled(mut case: Case, family: Family, proto: Proto, method: Method) -> Case {
-    for n in 0..room(family) {
+fn filled(case: Case, family: Family, proto: Proto, method: Method) -> Case {
+    with_firm(case, family, proto, method, room(family))
+}
+
+/// So many connections that do not make way.
+fn with_firm(mut case: Case, family: Family, proto: Proto, method: Method, count: u16) -> Case {
+    for n in 0..count {
         let packets = match proto {
             Proto::TCP => [SYN, ACK].map(|flags| segment(family, 1000 + n, flags)),
             _ => [(); 2].map(|()| datagram(family, 1000 + n)),
@@ -176,7 +187,7 @@ fn filled(mut case: Case, family: Family, proto: Proto, method: Method) -> Case 
             case = arrives(case, method, &packet);
         }
     }
-    case.step(Step::Entries(room(family).into(), 0))
+    case.step(Step::Entries(count.into(), 0))
 }
 
 /// Schedulers that decide by the packet alone send newcomers on, as long as the next packet can follow: not TCP's, which
@@ -213,23 +224,49 @@ fn a_full_table() -> Result<()> {
             }
         }
     }
-    run_all_tiny(&cases)
+    run_all_tiny(1, &cases)
 }
 
 /// The template takes a place, and nobody goes without.
 fn a_full_table_and_persistence() -> Result<()> {
-    run_all_tiny(&FAMILIES.map(|family| {
-        let method = Method::Route;
-        let rules = service(family, Proto::UDP, 80, Scheduler::Sh).persistent(100);
-        let dests = [dest(Nic::Back, family, 11, 80, method)];
-        let mut case = Case::new(format!("full, persistent {family:?}"), rules, &dests);
-        for n in 0..room(family) - 1 {
-            case = arrives(case, method, &datagram(family, 1000 + n));
-            case = arrives(case, method, &datagram(family, 1000 + n));
+    run_all_tiny(
+        1,
+        &FAMILIES.map(|family| {
+            let method = Method::Route;
+            let rules = service(family, Proto::UDP, 80, Scheduler::Sh).persistent(100);
+            let dests = [dest(Nic::Back, family, 11, 80, method)];
+            let mut case = Case::new(format!("full, persistent {family:?}"), rules, &dests);
+            for n in 0..room(family) - 1 {
+                case = arrives(case, method, &datagram(family, 1000 + n));
+                case = arrives(case, method, &datagram(family, 1000 + n));
+            }
+            let case = case.step(Step::Entries(usize::from(room(family)) - 1, 1));
+            case.drops(&datagram(family, 5000), Reason::TableFull)
+        }),
+    )
+}
+
+/// A bucket runs over into a second one and that into a third. All are found there, and when they are gone there is room again.
+fn a_place_of_three_buckets() -> Result<()> {
+    let mut cases = Vec::new();
+    for family in FAMILIES {
+        let most = 3 * ways(family);
+        let count = u32::from(most);
+        let tcp =
+            (Proto::TCP, Method::Route, segment(family, 1000 + most - 1, ACK), segment(family, 5000, SYN));
+        let udp = (Proto::UDP, Method::Nat, datagram(family, 1000 + most - 1), datagram(family, 5000));
+        for ((proto, method, last, newcomer), (active, inactive)) in [(tcp, (count, 0)), (udp, (0, count))] {
+            let mut case = one("three buckets", family, proto, Scheduler::Rr, method);
+            for _ in 0..3 {
+                case = with_firm(case, family, proto, method, most).drops(&newcomer, Reason::TableFull);
+                case = arrives(case, method, &last).step(Step::Counts(0, active, inactive));
+                case = case.step(Step::Wait(1000)).step(Step::Sweep);
+                case = case.step(Step::Entries(0, 0)).step(Step::Counts(0, 0, 0));
+            }
+            cases.push(case);
         }
-        let case = case.step(Step::Entries(usize::from(room(family)) - 1, 1));
-        case.drops(&datagram(family, 5000), Reason::TableFull)
-    }))
+    }
+    run_all_tiny(2, &cases)
 }
 
 fn half_open_ones_make_way() -> Result<()> {
@@ -246,5 +283,5 @@ fn half_open_ones_make_way() -> Result<()> {
             cases.push(case.step(Step::Traffic(0, [came, 0, came])));
         }
     }
-    run_all_tiny(&cases)
+    run_all_tiny(1, &cases)
 }

@@ -291,12 +291,12 @@ impl HostTables {
         }
     }
 
-    /// Every IPv4 bucket, second ones too.
+    /// Every IPv4 bucket, further ones too.
     pub fn buckets4(&self) -> impl Iterator<Item = &Bucket4> {
         self.conns4.iter().chain(self.second4.each())
     }
 
-    /// Every IPv6 bucket, second ones too.
+    /// Every IPv6 bucket, further ones too.
     pub fn buckets6(&self) -> impl Iterator<Item = &Bucket6> {
         self.conns6.iter().chain(self.second6.each())
     }

@@ -1,8 +1,9 @@
 //! Making an entry: under the bucket's lock, in the place of the best victim.
 
-use super::search::{Wanted, in_time, search};
+use super::chain::{FURTHER, SLOT_OVERFLOW, further, runs_over};
+use super::search::{Wanted, in_time};
 use super::template::{DEPENDANTS, depend, held};
-use super::{Place, SLOT_OVERFLOW, base, expired, run_out};
+use super::{Place, base, expired, run_out};
 use crate::account;
 use crate::addr::Proto;
 use crate::cell::{Cell32, unknown_zero};
@@ -165,8 +166,7 @@ fn insert_locked<F: Ip, T: Tables, const HOPEFUL: bool>(
     bucket: &F::Bucket,
     new: &Insertion<F>,
 ) -> Inserted {
-    let wanted = &new.wanted;
-    let spilled = bucket.way(0).tag().load() & tag::OVERFLOW != 0;
+    let spilled = runs_over::<F>(bucket);
     if HOPEFUL
         && !spilled
         && let Some(slot) = take_free::<F, T>(t, bucket, new)
@@ -174,62 +174,80 @@ fn insert_locked<F: Ip, T: Tables, const HOPEFUL: bool>(
         return Inserted::made(slot);
     }
     if spilled {
-        if let Some(hit) = search::<F, T, false>(t, new.place, wanted) {
-            return Inserted::existing(hit.slot);
-        }
-        // The flow's last entry, run out but not swept yet, goes first: a flow is never in the table twice.
-        let claimed = t.claim(new, true, RANK_SAME);
+        // Has the flow an entry? Its last one, run out but not swept yet, goes first: a flow is never in the table twice.
+        let claimed = claim_from(t, new, 0, RANK_SAME);
         if claimed < CROWDED {
             return Inserted::of_claim(claimed);
         }
     }
     // Who has only just begun is spared while there is room elsewhere.
     let grown = rank_of_age(t.settings().ticks(1));
-    let claimed = t.claim(new, false, grown);
+    let claimed = t.claim(new, 0, grown);
     if claimed < CROWDED {
         return Inserted::of_claim(claimed);
     }
-    if spilled || claimed == CROWDED && spill::<F, T>(t, bucket, new.place.bucket, true) {
-        let claimed = t.claim(new, true, grown);
+    if spilled || claimed == CROWDED && spill::<F, T>(t, bucket, new.place.bucket, 1, true) {
+        let claimed = claim_from(t, new, 1, grown);
         if claimed < CROWDED {
             return Inserted::of_claim(claimed);
         }
     }
-    let claimed = t.claim(new, false, 1);
+    let claimed = t.claim(new, 0, 1);
     if claimed < CROWDED {
         return Inserted::of_claim(claimed);
     }
-    if !spill::<F, T>(t, bucket, new.place.bucket, false) {
+    if !spill::<F, T>(t, bucket, new.place.bucket, 1, false) {
         return Inserted::refused(Reason::TableFull);
     }
-    match t.claim(new, true, 1) {
+    let claimed = claim_from(t, new, 1, 1);
+    if claimed < CROWDED {
+        return Inserted::of_claim(claimed);
+    }
+    let Some(second) = t.overflow::<F>(further(new.place.bucket, 1)) else {
+        return Inserted::refused(Reason::Internal);
+    };
+    if !spill::<F, T>(t, second, new.place.bucket, 2, false) {
+        return Inserted::refused(Reason::TableFull);
+    }
+    match t.claim(new, 2, 1) {
         claimed if claimed < CROWDED => Inserted::of_claim(claimed),
         _ => Inserted::refused(Reason::TableFull),
     }
 }
 
-/// Second buckets for a table of so many buckets. What a bucket of many ways rarely needs, one of few needs more often.
-pub const fn most_second<F: Ip>(buckets: u32) -> u32 {
+/// [`claim`] in the place's buckets from the `nth` on, as many as there are.
+#[inline(always)]
+fn claim_from<F: Ip, T: Tables>(t: &T, new: &Insertion<F>, mut nth: u32, least: u32) -> u64 {
+    let mut claimed = NO_SLOT;
+    while nth <= FURTHER && claimed >= CROWDED {
+        claimed = t.claim(new, nth, least);
+        nth += 1;
+    }
+    claimed
+}
+
+/// Further buckets for a table of so many first ones. What a bucket of many ways rarely needs, one of few needs more often.
+pub const fn most_further<F: Ip>(buckets: u32) -> u32 {
     const LEAST: u32 = 64;
     let most = buckets / F::Entry::WAYS;
     if most < LEAST { LEAST } else { most }
 }
 
-/// Gives a locked bucket its second one, or sees that it has it. `spare`: only while there are plenty; the last quarter
-/// is for buckets full of connections that do not give way.
+/// Gives `bucket` of the locked place `n` its `nth` further one, or sees that it has it. `spare`: only while there are
+/// plenty; the last quarter is for buckets full of connections that do not give way.
 #[inline(always)]
-fn spill<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, n: u32, spare: bool) -> bool {
-    let lock = bucket.way(0).tag();
-    if lock.load() & tag::OVERFLOW != 0 {
+fn spill<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, n: u32, nth: u32, spare: bool) -> bool {
+    if runs_over::<F>(bucket) {
         return true;
     }
-    let most = most_second::<F>(t.bucket_mask::<F>().wrapping_add(1));
+    let flag = bucket.way(0).tag();
+    let most = most_further::<F>(t.bucket_mask::<F>().wrapping_add(1));
     let Some(used) = t.overflow_used::<F>() else { return false };
-    if spare && used.load() >= most - most / 4 || t.overflow_make::<F>(n).is_none() {
+    if spare && used.load() >= most - most / 4 || t.overflow_make::<F>(further(n, nth)).is_none() {
         return false;
     }
     used.add(1);
-    lock.store(lock.load() | tag::OVERFLOW);
+    flag.store(flag.load() | tag::OVERFLOW);
     true
 }
 
@@ -290,15 +308,20 @@ pub const CROWDED: u64 = u64::MAX - 1;
 /// The flow has its entry already: with this bit, its slot.
 const CLAIMED_BY_OTHERS: u64 = 1 << 63;
 
-/// Takes the best victim of rank `least` or better in the place's bucket, or its second one, and makes it the new entry.
+/// Takes the best victim of rank `least` or better in the place's bucket (`nth` 0), or in its `nth` further one if there is
+/// that, and makes it the new entry.
 /// Returns its slot, with what [`bury`] returned in the upper half; or that of the entry the flow has there, with
 /// [`CLAIMED_BY_OTHERS`]; or [`NO_SLOT`] or [`CROWDED`].
 #[inline(always)]
-pub fn claim<F: Ip, T: Tables>(t: &T, new: &Insertion<F>, second: bool, least: u32) -> u64 {
-    let n = new.place.bucket;
-    let (found, over) = if second { (t.overflow::<F>(n), SLOT_OVERFLOW) } else { (t.bucket::<F>(n), 0) };
+pub fn claim<F: Ip, T: Tables>(t: &T, new: &Insertion<F>, nth: u32, least: u32) -> u64 {
+    let first = new.place.bucket;
+    let (found, base) = if nth == 0 {
+        (t.bucket::<F>(first), base::<F>(first))
+    } else {
+        let n = further(first, nth);
+        (t.overflow::<F>(n), base::<F>(n) | SLOT_OVERFLOW)
+    };
     let Some(bucket) = found else { return NO_SLOT };
-    let base = base::<F>(n) | over;
     let now = new.wanted.now;
     let mut best = Victim { rank: 0, way: 0, ctl: 0 };
     // Unknown, or the verifier would follow every count on its own.

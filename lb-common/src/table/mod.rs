@@ -12,11 +12,12 @@
 //!   the dest's counts; the loser does nothing, the next packet will.
 //! * **Insertion** holds the bucket's lock, looks for the key again (so that two CPUs never make one flow twice),
 //!   takes a victim (free, else expired, else the oldest half-open; never an established one), makes it busy under
-//!   a new generation, writes it, publishes it live. A bucket with no victim gets a second bucket, while there are
-//!   any; so does one half full of connections whose others have all begun within the last second, while there are
-//!   plenty: a client may need that long to answer.
+//!   a new generation, writes it, publishes it live. A bucket with no victim gets a second bucket, and then a third, while
+//!   there are any; so does one half full of connections whose others have all begun within the last second, while
+//!   there are plenty: a client may need that long to answer.
 //! * **Removal** is a compare-and-exchange from live to free, a new generation with it. It takes no lock.
 
+mod chain;
 mod insert;
 mod search;
 mod sweep;
@@ -32,7 +33,8 @@ use crate::{account, state};
 use insert::dest_changed;
 use template::release_template;
 
-pub use insert::{Birth, CROWDED, Inserted, Insertion, NO_SLOT, claim, insert, most_second};
+pub use chain::{FURTHER, MOST_BUCKETS, SLOT_OVERFLOW, further};
+pub use insert::{Birth, CROWDED, Inserted, Insertion, NO_SLOT, claim, insert, most_further};
 pub use search::{Wanted, search, search_keeping};
 pub use sweep::{DEAD, EXPIRED, GONE, expire, retire, sweep, sweep_range};
 pub use template::{
@@ -40,8 +42,6 @@ pub use template::{
     template_timeout,
 };
 
-/// Slot numbers of second buckets have this bit.
-pub const SLOT_OVERFLOW: u32 = 1 << 30;
 /// Slot numbers of IPv6 entries have this bit.
 pub const SLOT_V6: u32 = 1 << 31;
 

@@ -1,8 +1,9 @@
 //! Finding an entry, by the client's side or the server's.
 
+use super::chain::{FURTHER, SLOT_OVERFLOW, further, runs_over};
 use super::template::held;
-use super::{Hit, Place, SLOT_OVERFLOW, base, expired};
-use crate::conn::{Entry, Life, Ways, bound, ctl, tag};
+use super::{Hit, Place, base, expired};
+use crate::conn::{Entry, Life, Ways, bound, ctl};
 use crate::dest::Method;
 use crate::flow::Flow;
 use crate::ip::{Address, Ip};
@@ -89,7 +90,7 @@ fn is_source<F: Ip, T: Tables>(t: &T, entry: &F::Entry, flow: &Flow<F::Addr>) ->
     port == flow.vport && F::Addr::narrow(&dest.address()) == flow.vaddr
 }
 
-/// Looks through a place, second bucket included.
+/// Looks through a place, further buckets included.
 #[inline(always)]
 pub fn search<'a, F: Ip, T: Tables, const REPLY: bool>(
     t: &'a T,
@@ -152,12 +153,17 @@ fn elsewhere<'a, F: Ip, T: Tables, const REPLY: bool>(
     if found != NOWHERE {
         return hit(bucket, found, base::<F>(place.bucket));
     }
-    if bucket.way(0).tag().load() & tag::OVERFLOW == 0 {
-        return None;
+    let (mut before, mut nth) = (bucket, 1);
+    while nth <= FURTHER && runs_over::<F>(before) {
+        let n = further(place.bucket, nth);
+        let next = t.overflow::<F>(n)?;
+        let found = search_bucket::<F, T, REPLY>(t, next, place, 0, wanted);
+        if found != NOWHERE {
+            return hit(next, found, base::<F>(n) | SLOT_OVERFLOW);
+        }
+        (before, nth) = (next, nth + 1);
     }
-    let second = t.overflow::<F>(place.bucket)?;
-    let found = search_bucket::<F, T, REPLY>(t, second, place, 0, wanted);
-    if found == NOWHERE { None } else { hit(second, found, base::<F>(place.bucket) | SLOT_OVERFLOW) }
+    None
 }
 
 /// The entry found, if it is still the same when its dest has been read: it may have had to make way to another flow.

@@ -1,8 +1,9 @@
 //! Taking out what has run out, bucket by bucket.
 
+use super::chain::{SLOT_OVERFLOW, further, runs_over};
 use super::insert::release_lock;
 use super::template::{held, linger};
-use super::{SLOT_OVERFLOW, base, expired, hit_at, remove};
+use super::{base, expired, hit_at, remove};
 use crate::addr::Proto;
 use crate::conn::{Entry, Life, Ways, bound, ctl, tag};
 use crate::dest::{Dest, status};
@@ -10,7 +11,7 @@ use crate::ip::Ip;
 use crate::tables::Tables;
 use core::ops::ControlFlow;
 
-/// Sweeps one bucket and its second: takes out what has expired, keeps templates that are needed. Returns entries
+/// Sweeps one bucket and its further ones: takes out what has expired, keeps templates that are needed. Returns entries
 /// left.
 #[inline(always)]
 pub fn sweep<F: Ip, T: Tables>(t: &T, n: u32, now: u32) -> u32 {
@@ -29,16 +30,30 @@ pub const DEAD: u32 = 2;
 fn sweep_for<F: Ip, T: Tables, const WHY: u32>(t: &T, n: u32, now: u32) -> u32 {
     let Some(bucket) = t.bucket::<F>(n) else { return 0 };
     let mut left = sweep_ways::<F, T, WHY>(t, bucket, base::<F>(n), now);
-    if bucket.way(0).tag().load() & tag::OVERFLOW != 0
-        && let Some(second) = t.overflow::<F>(n)
+    if runs_over::<F>(bucket)
+        && let Some(second) = t.overflow::<F>(further(n, 1))
     {
-        let more = sweep_ways::<F, T, WHY>(t, second, base::<F>(n) | SLOT_OVERFLOW, now);
+        let mut more = sweep_further::<F, T, WHY>(t, second, further(n, 1), now);
+        if runs_over::<F>(second)
+            && let Some(third) = t.overflow::<F>(further(n, 2))
+        {
+            let most = sweep_further::<F, T, WHY>(t, third, further(n, 2), now);
+            if most == 0 {
+                drop_further::<F, T>(t, bucket, second, third, further(n, 2));
+            }
+            more += most;
+        }
         if more == 0 {
-            drop_second::<F, T>(t, bucket, second, n);
+            drop_further::<F, T>(t, bucket, bucket, second, further(n, 1));
         }
         left += more;
     }
     left
+}
+
+#[inline(always)]
+fn sweep_further<F: Ip, T: Tables, const WHY: u32>(t: &T, bucket: &F::Bucket, n: u32, now: u32) -> u32 {
+    sweep_ways::<F, T, WHY>(t, bucket, base::<F>(n) | SLOT_OVERFLOW, now)
 }
 
 #[inline(always)]
@@ -105,22 +120,23 @@ pub fn retire<F: Ip, T: Tables>(t: &T, slot: u32, why: u32) -> u32 {
     if remove::<F, T>(t, &hit, now) { 0 } else { 1 }
 }
 
-/// Gives an empty second bucket back, under the lock so that nobody is putting something in.
+/// Gives an empty further bucket back, number `n`, under the `first` one's lock so that nobody is putting something in.
 #[inline(always)]
-fn drop_second<F: Ip, T: Tables>(t: &T, bucket: &F::Bucket, second: &F::Bucket, n: u32) {
-    let lock = bucket.way(0).tag();
+fn drop_further<F: Ip, T: Tables>(t: &T, first: &F::Bucket, before: &F::Bucket, last: &F::Bucket, n: u32) {
+    let lock = first.way(0).tag();
     let word = lock.load();
     if word & tag::LOCK != 0 || !lock.compare_exchange(word, word | tag::LOCK) {
         return;
     }
     let mut way = 0;
-    let mut used = 0;
+    let mut used = last.way(0).tag().load() & tag::OVERFLOW;
     while way < F::Entry::WAYS {
-        used |= second.way(way).life().ctl.load_acquire() & ctl::STATUS;
+        used |= last.way(way).life().ctl.load_acquire() & ctl::STATUS;
         way += 1;
     }
     if used == 0 {
-        lock.store(lock.load() & !tag::OVERFLOW);
+        let flag = before.way(0).tag();
+        flag.store(flag.load() & !tag::OVERFLOW);
         t.overflow_drop::<F>(n);
         if let Some(lent) = t.overflow_used::<F>() {
             lent.fetch_sub(1);

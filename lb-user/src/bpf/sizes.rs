@@ -9,7 +9,7 @@ use lb_common::conn::bound;
 use lb_common::estimate;
 use lb_common::ip::{V4, V6};
 use lb_common::pieces;
-use lb_common::table::most_second;
+use lb_common::table::{MOST_BUCKETS, most_further};
 
 use super::bpffs::outside;
 use super::pins::{self, BOOKS, RULES, Spec, TRAFFIC};
@@ -134,20 +134,18 @@ pub struct Sizes {
 const SPARE: u64 = 2;
 /// The IPv6 table's part of the connections.
 const V6_SHARE: u32 = 4;
-/// IPv6 buckets to a second one ([`most_second`]): by the second ones it is known how many first ones there are to be.
-const V6_SECOND: u32 = 4;
+/// IPv6 buckets to a further one ([`most_further`]): by those it is known how many first ones there are to be.
+const V6_FURTHER: u32 = 4;
 /// As few IPv6 buckets as that holds for.
 const LEAST_V6: u32 = 256;
-const _: () = assert!(most_second::<V6>(LEAST_V6) * V6_SECOND == LEAST_V6);
-/// Buckets at the most: slot numbers have 30 bits.
-const MOST: u64 = 1 << 27;
+const _: () = assert!(most_further::<V6>(LEAST_V6) * V6_FURTHER == LEAST_V6);
 
 impl Sizes {
     /// For so many IPv4 connections, and so many in IPv6: a quarter, if nobody says how many.
     pub fn of(v4: u32, v6: Option<u32>) -> Self {
         let buckets = |connections: u32, ways: u64| {
             let slots = u64::from(connections) * SPARE;
-            slots.div_ceil(ways).next_power_of_two().clamp(64, MOST) as u32
+            slots.div_ceil(ways).next_power_of_two().clamp(64, u64::from(MOST_BUCKETS)) as u32
         };
         let buckets_v6 = buckets(v6.unwrap_or(v4 / V6_SHARE), 4).max(LEAST_V6);
         Self { buckets_v4: buckets(v4, 8), buckets_v6 }
@@ -184,8 +182,8 @@ impl Sizes {
         let connections = self.connections_v4().max(self.connections_v6());
         Some(match name {
             "conns4" => self.buckets_v4,
-            "overflow4" => most_second::<V4>(self.buckets_v4),
-            "overflow6" => most_second::<V6>(self.buckets_v6),
+            "overflow4" => most_further::<V4>(self.buckets_v4),
+            "overflow6" => most_further::<V6>(self.buckets_v6),
             "caches" => (connections / 64).clamp(8192, 32_768) as u32,
             "controls" => (connections / 4).max(64) as u32,
             "calls" => (connections / 16).max(64) as u32,
@@ -200,7 +198,7 @@ impl Sizes {
             return Ok(None);
         }
         let of = |name: &str| found.get(name).copied().unwrap_or_default();
-        let sizes = Self { buckets_v4: of("conns4"), buckets_v6: of("overflow6").saturating_mul(V6_SECOND) };
+        let sizes = Self { buckets_v4: of("conns4"), buckets_v6: of("overflow6").saturating_mul(V6_FURTHER) };
         let whole = sizes.buckets_v4.is_power_of_two()
             && sizes.buckets_v6.is_power_of_two()
             && found.iter().all(|(name, size)| sizes.of_map(name).is_none_or(|of| of == *size));

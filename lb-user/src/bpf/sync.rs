@@ -167,7 +167,7 @@ impl Instance {
         Ok(self.conns6.get())
     }
 
-    /// Slots of each family's table, second buckets not counted.
+    /// Slots of each family's table, further buckets not counted.
     pub fn slots(&self) -> [usize; 2] {
         [self.sizes.buckets_v4 as usize * 8, self.sizes.buckets_v6 as usize * 4]
     }

@@ -56,7 +56,7 @@ pub struct Master {
 struct Memory {
     /// By slot: IPv4, IPv6.
     first: [Vec<Told>; 2],
-    /// Of second buckets.
+    /// Of further buckets.
     second: HashMap<u32, Told>,
 }
 

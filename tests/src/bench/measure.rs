@@ -12,8 +12,7 @@ use super::subjects::{Subject, Table};
 use crate::bpf::{self, Program};
 use crate::case::Nic;
 
-/// Share of packets that may end as something else: at half load a few buckets are full, and what comes to them is
-/// refused.
+/// Share of packets that may end as something else: the sweep may be at a newcomer's bucket.
 pub const TOLERANCE: f64 = 0.001;
 
 /// How long to measure.

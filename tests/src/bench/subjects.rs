@@ -5,7 +5,7 @@
 use lb_common::addr::{Family, Proto};
 use lb_common::conn::Entry as _;
 use lb_common::ip::{Ip, V4, V6};
-use lb_common::table::most_second;
+use lb_common::table::most_further;
 use lb_user::bpf::sizes;
 
 use super::cases::{Case, Kind, Path};
@@ -82,8 +82,8 @@ impl Table {
     pub fn sizes(&self) -> Sizes {
         let buckets = self.buckets();
         let (buckets, second) = match self.family {
-            Family::V4 => ([buckets, 64], most_second::<V4>(buckets)),
-            Family::V6 => ([64, buckets], most_second::<V6>(buckets)),
+            Family::V4 => ([buckets, 64], most_further::<V4>(buckets)),
+            Family::V6 => ([64, buckets], most_further::<V6>(buckets)),
         };
         Sizes { buckets, second, dests: 4096, services: 64, lists: 1 << 20 }
     }
