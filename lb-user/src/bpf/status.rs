@@ -67,7 +67,7 @@ pub struct Family {
     pub made: bool,
     /// Entries that live, templates included.
     pub live: u32,
-    /// Buckets that have run over into a second one.
+    /// Further buckets in use, second and third ones.
     pub second: u32,
 }
 
