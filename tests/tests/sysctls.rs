@@ -7,7 +7,8 @@ use lb_common::reason::Reason;
 use lb_common::sched::Scheduler;
 use lb_common::settings::Settings;
 use lb_tests::case::{
-    Case, FAMILIES, Nic, Step, Way, client, dest, from_client, run_all, run_all_tiny, service, to_host, vip,
+    Case, FAMILIES, Nic, Step, Way, client, dest, from_client, from_host, run_all, run_all_tiny, service,
+    to_client, to_host, vip,
 };
 use lb_tests::packets::tcp::{ACK, FIN, RST, SYN};
 use lb_tests::packets::{Body, Frame, Packet};
@@ -246,7 +247,15 @@ fn a_full_table_and_persistence() -> Result<()> {
     )
 }
 
-/// A bucket runs over into a second one and that into a third. All are found there, and when they are gone there is room again.
+/// The server of [`one`] under NAT answers a datagram of this port's.
+fn is_answered(case: Case, family: Family, sport: u16) -> Case {
+    let from = |server| Packet::udp(server, (client(family, 7), sport), b"hello");
+    let sent = from_host(Nic::Back, 11, from((Nic::Back.host(family, 11), 8080)));
+    case.replies(Nic::Back, Way::Redirect, &sent, to_client(from((vip(family), 80)).with(|p| p.ttl -= 1)))
+}
+
+/// A bucket runs over into a second one and that into a third. All are found there, from both sides, and when they are gone
+/// there is room again.
 fn a_place_of_three_buckets() -> Result<()> {
     let mut cases = Vec::new();
     for family in FAMILIES {
@@ -260,6 +269,9 @@ fn a_place_of_three_buckets() -> Result<()> {
             for _ in 0..3 {
                 case = with_firm(case, family, proto, method, most).drops(&newcomer, Reason::TableFull);
                 case = arrives(case, method, &last).step(Step::Counts(0, active, inactive));
+                if method == Method::Nat {
+                    case = (0..most).fold(case, |case, n| is_answered(case, family, 1000 + n));
+                }
                 case = case.step(Step::Wait(1000)).step(Step::Sweep);
                 case = case.step(Step::Entries(0, 0)).step(Step::Counts(0, 0, 0));
             }

@@ -1,4 +1,4 @@
-//! The buckets of a place: its own, and further ones that it runs over into, each made when all before it are full.
+//! The buckets of a place: its own, and further ones that it runs over into. [`super::insert()`] says when they are made.
 
 use crate::conn::{Entry, Ways, tag};
 use crate::ip::Ip;

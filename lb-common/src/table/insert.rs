@@ -309,9 +309,8 @@ pub const CROWDED: u64 = u64::MAX - 1;
 const CLAIMED_BY_OTHERS: u64 = 1 << 63;
 
 /// Takes the best victim of rank `least` or better in the place's bucket (`nth` 0), or in its `nth` further one if there is
-/// that, and makes it the new entry.
-/// Returns its slot, with what [`bury`] returned in the upper half; or that of the entry the flow has there, with
-/// [`CLAIMED_BY_OTHERS`]; or [`NO_SLOT`] or [`CROWDED`].
+/// that, and makes it the new entry. Returns its slot, with what [`bury`] returned in the upper half; or that of the entry
+/// the flow has there, with [`CLAIMED_BY_OTHERS`]; or [`NO_SLOT`] or [`CROWDED`].
 #[inline(always)]
 pub fn claim<F: Ip, T: Tables>(t: &T, new: &Insertion<F>, nth: u32, least: u32) -> u64 {
     let first = new.place.bucket;
