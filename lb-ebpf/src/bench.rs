@@ -1,7 +1,7 @@
 //! What `cargo xtask bench` measures with: an object of its own, so that nothing of it is in the product's.
 //!
 //! A test run with `repeat` does not put the packet back as it was. So `driver` does, picks the packet's flow, and calls
-//! the program under test, which is `lb` with its real maps, or `floor`, the least a program that sends can do, or `line`,
+//! the program under test, which is `lb` with its real maps, or that of another build with its own, or `floor`, the least a program that sends can do, or `line`,
 //! the same with one line of memory to each flow, or `pass`, which gives the packet to the kernel's own stack. `across` and `sink` are for whole cards: what a program that only sends
 //! does there, and where frames end, counted.
 #![no_std]
@@ -55,7 +55,7 @@ const FIRST_PORT: u16 = 1024;
 #[map(name = "plan")]
 static PLAN: Array<Plan> = Array::with_max_entries(1, 0);
 #[map(name = "targets")]
-static TARGETS: ProgramArray = ProgramArray::with_max_entries(4, 0);
+static TARGETS: ProgramArray = ProgramArray::with_max_entries(5, 0);
 /// A line of memory for each flow, as many as user space wants. Mapped, so that each begins where one of the processor's does.
 #[map(name = "lines")]
 static LINES: Array<[u64; 8]> = Array::with_max_entries(1, BPF_F_MMAPABLE);

@@ -92,7 +92,7 @@ impl Loaded {
         unshare(CloneFlags::CLONE_NEWNET).context("a network namespace")?;
         world()?;
         let namespace = File::open("/proc/thread-self/ns/net").context("the namespace")?;
-        Ok(Self { sizes: *sizes, namespace, program: Program::load(sizes)? })
+        Ok(Self { sizes: *sizes, namespace, program: Program::of(lb_user::program::PROGRAM, sizes)? })
     }
 
     /// An idle one of these sizes, the calling thread in its namespace; or a new one.
@@ -480,7 +480,8 @@ pub struct Program {
 }
 
 impl Program {
-    fn load(sizes: &Sizes) -> Result<Self> {
+    /// The program of this object, loaded for the calling thread's namespace.
+    pub fn of(object: &[u8], sizes: &Sizes) -> Result<Self> {
         let Sizes { buckets: [v4, v6], second, dests, services, lists } = *sizes;
         let mut loader = EbpfLoader::new();
         for (map, size) in [("conns4", v4), ("overflow4", second), ("overflow6", second)] {
@@ -504,7 +505,7 @@ impl Program {
         let masks = [v4 - 1, v6 - 1];
         loader.override_global("BUCKET_MASK_V4", &masks[0], true);
         loader.override_global("BUCKET_MASK_V6", &masks[1], true);
-        let mut ebpf = loader.load(lb_user::program::PROGRAM).context("loading the object")?;
+        let mut ebpf = loader.load(object).context("loading the object")?;
         let stages = lb_user::program::load_stages(&mut ebpf, &["lb_output", "lb_control"])?;
         let maps = Maps::take(&mut ebpf, sizes)?;
         let cards = Nic::ALL.map(|nic| number(nic.name()));

@@ -2,9 +2,10 @@
 //!
 //! Like the demo, the measuring is done by a program of `lb-tests` (`lb-bench`), started from here once set-up is done.
 
+use std::path::{self, Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{build, command, setup};
 
@@ -12,7 +13,14 @@ use crate::{build, command, setup};
 #[derive(clap::Subcommand)]
 pub enum What {
     /// Nanoseconds of a packet in the loaded program, above a program that does nothing but send (root)
-    Packet(Options),
+    Packet {
+        #[command(flatten)]
+        options: Options,
+        /// The object of another build (its target/bpf/bpfel-unknown-none/release/lb-ebpf) of the same map layout, to be
+        /// compared with in the same rounds
+        #[arg(long, value_name = "FILE")]
+        beside: Option<PathBuf>,
+    },
     /// Processor time of the agent while it checks a thousand servers every second (root)
     Agent(Options),
     /// Frames a second through cards in namespaces, and HTTP pages a second through each method (root)
@@ -42,7 +50,7 @@ const RESULTS: &str = "target/bench";
 /// Set-up, build, measure.
 pub fn run(what: &What) -> Result<()> {
     let (mut bench, options) = match what {
-        What::Packet(options) => (loaded("packet")?, options),
+        What::Packet { options, beside } => (packet(beside.as_ref())?, options),
         What::Agent(options) => (shipped("agent")?, options),
         What::Wire(options) => (wire()?, options),
         What::Scale(options) => (shipped("scale")?, options),
@@ -54,6 +62,17 @@ pub fn run(what: &What) -> Result<()> {
     bench.args(options.case.iter().flat_map(|filter| ["--case", filter]));
     // Ctrl-C goes to the whole foreground group: the benchmark takes its namespaces down, and we wait for it.
     command::run_to_its_end(&mut bench)
+}
+
+fn packet(beside: Option<&PathBuf>) -> Result<Command> {
+    // It is started in another folder.
+    let beside = beside.map(path::absolute).transpose().context("the object of the other build")?;
+    if let Some(object) = &beside {
+        ensure!(object.is_file(), "{}: no such file", object.display());
+    }
+    let mut bench = loaded("packet")?;
+    bench.args(beside.iter().flat_map(|object| [Path::new("--beside"), object]));
+    Ok(bench)
 }
 
 fn loaded(verb: &str) -> Result<Command> {

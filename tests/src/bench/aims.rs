@@ -70,7 +70,18 @@ mod tests {
         let subject = Subject { case, own_table: false };
         let (floor_ns, best_ns, noise_ns) = (60.0, raw_ns, 0.0);
         let (packets, verdicts, right) = (1, BTreeMap::new(), true);
-        Figure { subject, floor_ns, raw_ns, best_ns, noise_ns, line_ns, packets, verdicts, right }
+        Figure {
+            subject,
+            floor_ns,
+            raw_ns,
+            best_ns,
+            noise_ns,
+            line_ns,
+            packets,
+            verdicts,
+            right,
+            beside: None,
+        }
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub enum Target {
     Stack = 2,
     /// The least, and the flow's line of memory is changed.
     Line = 3,
+    /// The balancer of another build.
+    Beside = 4,
 }
 
 /// What packets are made from. The driver's map has it.
@@ -231,13 +233,13 @@ impl Driver {
         let lines = Mapped::of(&ebpf, "lines", lines as usize * size_of::<Line>())?;
         let plan = Array::try_from(ebpf.take_map("plan").context("no map plan")?)?;
         let mut driver = Self { ebpf, plan, targets, lines, card, clock, _home: home };
-        lb.map_or(Ok(()), |lb| driver.aim(lb.fd()?))?;
+        lb.map_or(Ok(()), |lb| driver.aim(Target::Lb, lb.fd()?))?;
         Ok(driver)
     }
 
-    /// The program to call as the balancer.
-    pub fn aim(&mut self, lb: &ProgramFd) -> Result<()> {
-        Ok(self.targets.set(Target::Lb as u32, lb, 0)?)
+    /// The program to call as this target.
+    pub fn aim(&mut self, target: Target, program: &ProgramFd) -> Result<()> {
+        Ok(self.targets.set(target as u32, program, 0)?)
     }
 
     /// Runs `packets` packets of a plan, which goes on where they stop.

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use lb_common::reason::Reason;
 
 use super::cases::{self, Case, Kind};
-use super::driver::{self, Driver, Target};
+use super::driver::{self, Driver, Plan, Target};
 use super::subjects::{Subject, Table};
 use crate::bpf::{self, Program};
 use crate::case::Nic;
@@ -79,8 +79,28 @@ pub struct Figure {
     pub packets: u64,
     /// What they were counted as.
     pub verdicts: BTreeMap<&'static str, u64>,
-    /// Were they all what the case expects?
+    /// Were they all what the case expects? Those of the build beside, too.
     pub right: bool,
+    /// What the same packets cost with the build beside.
+    pub beside: Option<Beside>,
+}
+
+/// How this build compares with another one, in the same turns.
+#[derive(Debug, Clone, Copy)]
+pub struct Beside {
+    /// By how many nanoseconds a packet is dearer with this one: the median of the rounds' differences.
+    pub dearer_ns: f64,
+    /// Half the distance between their quartiles.
+    pub noise_ns: f64,
+}
+
+impl Beside {
+    /// From what a packet cost in each round.
+    fn of(ours: &[f64], others: &[f64]) -> Self {
+        let differences: Vec<f64> = ours.iter().zip(others).map(|(ours, other)| ours - other).collect();
+        let [low, high] = quartiles(differences.clone());
+        Self { dearer_ns: median(differences), noise_ns: (high - low) / 2.0 }
+    }
 }
 
 impl Figure {
@@ -94,14 +114,20 @@ impl Figure {
     }
 }
 
-/// Measures everything whose name contains `filter`, and shows each figure as soon as it is there.
-pub fn all(effort: Effort, filter: &str, mut show: impl FnMut(&Figure) + Send) -> Result<Vec<Figure>> {
+/// Measures everything whose name contains `filter`, and shows each figure as soon as it is there. `beside`: the object of
+/// another build, of the same map layout, to be compared with.
+pub fn all(
+    effort: Effort,
+    filter: &str,
+    beside: Option<&[u8]>,
+    mut show: impl FnMut(&Figure) + Send,
+) -> Result<Vec<Figure>> {
     let subjects: Vec<Subject> =
         Subject::all().into_iter().filter(|subject| subject.name().contains(filter)).collect();
     ensure!(!subjects.is_empty(), "no case's name contains {filter:?}");
     let mut figures = Vec::new();
     for alike in subjects.chunk_by(|one, next| one.table() == next.table()) {
-        figures.extend(in_one_table(alike, effort, &mut show)?);
+        figures.extend(in_one_table(alike, effort, beside, &mut show)?);
     }
     Ok(figures)
 }
@@ -110,6 +136,7 @@ pub fn all(effort: Effort, filter: &str, mut show: impl FnMut(&Figure) + Send) -
 fn in_one_table(
     subjects: &[Subject],
     effort: Effort,
+    beside: Option<&[u8]>,
     show: &mut (impl FnMut(&Figure) + Send),
 ) -> Result<Vec<Figure>> {
     let Some(table) = subjects.first().map(Subject::table) else { return Ok(Vec::new()) };
@@ -118,11 +145,13 @@ fn in_one_table(
         cases::world(Nic::Front.name())?;
         let card = program.card(Nic::Front);
         let mut driver = Driver::with_lines(table.lines(), Some(program.lb()?), card, driver::thread_time)?;
+        let other = beside.map(|object| Program::of(object, &table.sizes()));
+        let mut other = other.transpose().context("the build beside")?;
         let mut figures = Vec::new();
         for subject in subjects {
             let name = subject.name();
-            let figure =
-                one(*subject, program, &mut driver, effort).with_context(|| format!("case {name}"))?;
+            let figure = one(*subject, program, other.as_mut(), &mut driver, effort)
+                .with_context(|| format!("case {name}"))?;
             show(&figure);
             figures.push(figure);
         }
@@ -130,33 +159,94 @@ fn in_one_table(
     })
 }
 
-fn one(subject: Subject, program: &mut Program, driver: &mut Driver, effort: Effort) -> Result<Figure> {
+fn one(
+    subject: Subject,
+    program: &mut Program,
+    beside: Option<&mut Program>,
+    driver: &mut Driver,
+    effort: Effort,
+) -> Result<Figure> {
     let (case, table) = (subject.case, subject.table());
-    let mut plan = case.set_up(program, driver, table.slots())?.over_lines(table.lines());
-    let (mut floor_plan, mut line_plan) = (plan, plan);
+    let other = beside.map(|other| Side::set_up(Target::Beside, &case, table, other, driver)).transpose()?;
+    let mut sides = vec![Side::set_up(Target::Lb, &case, table, program, driver)?];
+    sides.extend(other);
+    let mut floor_plan = sides[0].plan;
+    let mut line_plan = floor_plan;
     let packets = share(&case, table, effort);
     // One round that does not count: caches, branch predictors, next hops.
     driver.run(Target::Floor, &mut floor_plan, packets)?;
     driver.run(Target::Line, &mut line_plan, packets)?;
-    driver.run(Target::Lb, &mut plan, packets)?;
-    let (before, counted) = (program.maps().reasons()?, driver.counted());
+    sides.iter_mut().try_for_each(|side| side.warm_up(driver, packets))?;
+    let counted = driver.counted();
     let mut with_line = Vec::new();
     let rounds = take_turns(effort.rounds, || {
         let floor = driver.run(Target::Floor, &mut floor_plan, packets)?;
-        with_line.push(driver.run(Target::Line, &mut line_plan, packets)?.cost);
-        let raw = driver.run(Target::Lb, &mut plan, packets)?;
         ensure!(floor.verdict == XDP_TX, "the floor program's verdict is {}", floor.verdict);
-        Ok((floor.cost, raw.cost))
+        with_line.push(driver.run(Target::Line, &mut line_plan, packets)?.cost);
+        // Neither build is always first.
+        if with_line.len() % 2 == 1 {
+            sides.iter_mut().try_for_each(|side| side.run(driver, packets))?;
+        } else {
+            sides.iter_mut().rev().try_for_each(|side| side.run(driver, packets))?;
+        }
+        Ok((floor.cost, sides[0].costs.last().copied().unwrap_or(0.0)))
     })?;
-    let verdicts = moved(&before, &program.maps().reasons()?);
     let packets = u64::from(effort.rounds) * u64::from(packets);
     let counted = driver.counted() - counted;
     ensure!(counted == packets, "lines have counted {counted} of {packets} packets");
-    let expected = verdicts.get(case.expected().label()).copied().unwrap_or(0);
-    let right = expected as f64 >= packets as f64 * (1.0 - TOLERANCE);
+    let verdicts = sides.iter().map(Side::verdicts).collect::<Result<Vec<_>>>()?;
+    let right = verdicts.iter().all(|verdicts| {
+        let expected = verdicts.get(case.expected().label()).copied().unwrap_or(0);
+        expected as f64 >= packets as f64 * (1.0 - TOLERANCE)
+    });
+    let beside = sides.get(1).map(|other| Beside::of(&sides[0].costs, &other.costs));
+    let verdicts = verdicts.into_iter().next().unwrap_or_default();
     let Rounds { floor: floor_ns, raw: raw_ns, best: best_ns, noise: noise_ns } = rounds;
     let line_ns = (case.kind != Kind::Foreign).then(|| median(with_line) - floor_ns);
-    Ok(Figure { subject, floor_ns, raw_ns, best_ns, noise_ns, line_ns, packets, verdicts, right })
+    Ok(Figure { subject, floor_ns, raw_ns, best_ns, noise_ns, line_ns, packets, verdicts, right, beside })
+}
+
+/// A build of the balancer in a case: its packets, what they cost, what they are counted as.
+struct Side<'a> {
+    target: Target,
+    program: &'a Program,
+    plan: Plan,
+    /// Of each round, for a packet.
+    costs: Vec<f64>,
+    /// Packets by their reasons, when the rounds began.
+    before: Vec<u64>,
+}
+
+impl<'a> Side<'a> {
+    fn set_up(
+        target: Target,
+        case: &Case,
+        table: Table,
+        program: &'a mut Program,
+        driver: &mut Driver,
+    ) -> Result<Self> {
+        // Whatever is measured: that is whom connections are made by.
+        driver.aim(Target::Lb, program.lb()?.fd()?)?;
+        let plan = case.set_up(program, driver, table.slots())?.over_lines(table.lines());
+        driver.aim(target, program.lb()?.fd()?)?;
+        Ok(Self { target, program, plan, costs: Vec::new(), before: Vec::new() })
+    }
+
+    fn run(&mut self, driver: &mut Driver, packets: u32) -> Result<()> {
+        self.costs.push(driver.run(self.target, &mut self.plan, packets)?.cost);
+        Ok(())
+    }
+
+    /// A round that does not count.
+    fn warm_up(&mut self, driver: &mut Driver, packets: u32) -> Result<()> {
+        driver.run(self.target, &mut self.plan, packets)?;
+        self.before = self.program.maps().reasons()?;
+        Ok(())
+    }
+
+    fn verdicts(&self) -> Result<BTreeMap<&'static str, u64>> {
+        Ok(moved(&self.before, &self.program.maps().reasons()?))
+    }
 }
 
 /// The floor program's verdict.

@@ -3,13 +3,22 @@
 use serde_json::{Value, json};
 
 use super::aims;
-use super::measure::Figure;
+use super::measure::{Figure, median};
 
-/// The table's first line.
-pub fn heading() -> String {
+/// The table's first line. `beside`: with another build's columns.
+pub fn heading(beside: bool) -> String {
     format!(
-        "{:<28} {:>8} {:>8} {:>8} {:>6} {:>5} {:>7} {:>7} {:>6}  verdicts",
-        "case", "floor", "raw", "delta", "line", "aim", "best", "noise", "ratio"
+        "{:<28} {:>8} {:>8} {:>8} {:>6} {:>5} {:>7} {:>7} {:>6}{}  verdicts",
+        "case",
+        "floor",
+        "raw",
+        "delta",
+        "line",
+        "aim",
+        "best",
+        "noise",
+        "ratio",
+        if beside { format!(" {:>7} {:>7}", "dearer", "noise") } else { String::new() }
     )
 }
 
@@ -17,8 +26,11 @@ pub fn heading() -> String {
 pub fn line(figure: &Figure) -> String {
     let counted: Vec<String> = figure.verdicts.iter().map(|(name, n)| format!("{name} {n}")).collect();
     let whole = |ns: Option<f64>| ns.map_or_else(|| "-".to_owned(), |ns| format!("{ns:.0}"));
+    let beside = figure
+        .beside
+        .map_or_else(String::new, |beside| format!(" {:>7.1} {:>7.1}", beside.dearer_ns, beside.noise_ns));
     format!(
-        "{:<28} {:>8.1} {:>8.1} {:>8.1} {:>6} {:>5} {:>7.1} {:>7.1} {:>6.2}  {}{}",
+        "{:<28} {:>8.1} {:>8.1} {:>8.1} {:>6} {:>5} {:>7.1} {:>7.1} {:>6.2}{beside}  {}{}",
         figure.subject.name(),
         figure.floor_ns,
         figure.raw_ns,
@@ -31,6 +43,12 @@ pub fn line(figure: &Figure) -> String {
         counted.join(", "),
         if figure.right { "" } else { "  WRONG" },
     )
+}
+
+/// By how much a packet is dearer than with the build beside: the median of all cases, if there is one.
+pub fn dearer(figures: &[Figure]) -> Option<f64> {
+    let all: Vec<f64> = figures.iter().filter_map(|figure| Some(figure.beside?.dearer_ns)).collect();
+    (!all.is_empty()).then(|| median(all))
 }
 
 /// All figures. Nanoseconds for a packet.
@@ -50,6 +68,8 @@ fn row(figure: &Figure) -> Value {
         "best_ns": tenth(figure.best_ns),
         "noise_ns": tenth(figure.noise_ns),
         "ratio": (figure.ratio() * 100.0).round() / 100.0,
+        "dearer_ns": figure.beside.map(|beside| tenth(beside.dearer_ns)),
+        "dearer_noise_ns": figure.beside.map(|beside| tenth(beside.noise_ns)),
         "packets": figure.packets,
         "verdicts": figure.verdicts,
     })

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use lb_tests::bench::agent::{self, Check};
-use lb_tests::bench::measure::{self, Effort};
+use lb_tests::bench::measure::{self, Effort, Figure};
 use lb_tests::bench::{aims, ipvs, plot, report, scale, wire};
 use lb_tests::case::FAMILIES;
 use lb_tests::flood::{self, Flood};
@@ -18,7 +18,13 @@ use serde_json::{Value, json};
 #[derive(Parser)]
 enum Verb {
     /// Nanoseconds of a packet in the loaded program
-    Packet(Options),
+    Packet {
+        #[command(flatten)]
+        options: Options,
+        /// The object of another build, to be compared with in the same rounds
+        #[arg(long, value_name = "FILE")]
+        beside: Option<PathBuf>,
+    },
     /// Processor time of the agent with a thousand servers
     Agent(Options),
     /// Frames and pages a second through namespaces
@@ -62,7 +68,7 @@ fn main() -> ExitCode {
 
 fn run(verb: Verb) -> Result<()> {
     match verb {
-        Verb::Packet(options) => packet(&options),
+        Verb::Packet { options, beside } => packet(&options, beside.as_deref()),
         Verb::Agent(options) => checks(&options),
         Verb::Wire(options) => wire(&options),
         Verb::Scale(options) => scale(&options),
@@ -71,15 +77,21 @@ fn run(verb: Verb) -> Result<()> {
     }
 }
 
-fn packet(options: &Options) -> Result<()> {
+fn packet(options: &Options, beside: Option<&Path>) -> Result<()> {
     let effort = if options.quick { Effort::QUICK } else { Effort::WHOLE };
-    println!("{}", report::heading());
-    let figures = measure::all(effort, &options.case, |figure| println!("{}", report::line(figure)))?;
+    let read = |file: &Path| fs::read(file).with_context(|| format!("reading {}", file.display()));
+    let object = beside.map(read).transpose()?;
+    println!("{}", report::heading(beside.is_some()));
+    let show = |figure: &Figure| println!("{}", report::line(figure));
+    let figures = measure::all(effort, &options.case, object.as_deref(), show)?;
     write(&options.out, "packet", &report::json(&figures), |file| plot::draw(&figures, file))?;
     println!("{}", aims::missed(&figures));
     let wrong: Vec<String> =
         figures.iter().filter(|figure| !figure.right).map(|f| f.subject.name()).collect();
     ensure!(wrong.is_empty(), "not every packet was what it should be: {}", wrong.join(", "));
+    if let Some(dearer) = report::dearer(&figures) {
+        println!("a packet is {dearer:.1} ns dearer than with the build beside, in the median of the cases");
+    }
     Ok(())
 }
 

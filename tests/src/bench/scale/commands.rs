@@ -76,7 +76,7 @@ fn connect(family: Family) -> Result<()> {
     let pin = bpffs::instance(None)?.join("lb");
     let lb = ProgramInfo::from_pin(&pin).context("opening the attached program")?.fd()?;
     let mut driver = Driver::new(None, crate::bpf::number("v0"), driver::thread_time)?;
-    driver.aim(&lb)?;
+    driver.aim(Target::Lb, &lb)?;
     let case = Case { family, proto: Proto::TCP, kind: Kind::Established(Path::Dr, 1) };
     for from in (0..CONNECTIONS).step_by(BATCH as usize) {
         for flags in [SYN, ACK] {
