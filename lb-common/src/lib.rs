@@ -27,6 +27,7 @@
 //! | [`tables`] | the trait over maps, clock, routes |
 //! | [`pieces`] | maps that grow |
 //! | [`reason`] | every outcome by name |
+//! | [`until`] | until when something holds |
 //! | [`keyed`] | the connection table's hash |
 //! | [`addr`], [`flow`], [`checksum`], [`crc32c`], [`siphash`] | the small change |
 //! | [`cell`] | shared words and their atomics: the only unsafe code but for byte casts |
@@ -87,5 +88,6 @@ pub mod sync;
 pub mod table;
 pub mod tables;
 pub mod text;
+pub mod until;
 pub mod upkeep;
 pub mod wire;

@@ -460,11 +460,10 @@ pub(crate) fn of_server<T: Tables>(t: &T, reason: Reason) -> Result<Step, Reason
     if cares { Ok(Step::unexpected(reason)) } else { Err(reason) }
 }
 
-/// Are clients' packets left to another balancer (backup_only)? Who says so says until when.
+/// Are clients' packets left to another balancer (backup_only)?
 #[inline(always)]
 fn stands_by<T: Tables>(t: &T, now: u32) -> bool {
-    let until = t.settings().standby_until.load();
-    until != 0 && until.wrapping_sub(now) as i32 > 0
+    t.settings().standby_until.holds(now)
 }
 
 /// A packet from a client.

@@ -5,6 +5,7 @@ use crate::addr::{Family, Proto};
 use crate::cell::Cell32;
 use crate::keyed::TableKey;
 use crate::state::{QUOTED_TIMEOUT, udp};
+use crate::until::Until;
 
 /// Protocol rows of the timeout table.
 const ROWS: usize = 3;
@@ -79,15 +80,15 @@ pub struct Settings {
     pub am_droprate: Cell32,
     /// Are entries dropped at random at the moment?
     pub dropping: Cell32,
-    /// FTP data connections may be waited for until this tick; the packet path's own.
-    pub awaited_until: Cell32,
+    /// FTP data connections may be waited for; the packet path's own.
+    pub awaited_until: Until,
     /// Dests on this machine itself, deleted ones with them while their connections may live. None: what the machine sends
     /// is not looked at.
     pub local_dests: Cell32,
     /// The NICs at the near and the far end of the loop for fragments; 0: there is none. See [`crate::fragments`].
     pub loop_ends: [Cell32; 2],
-    /// Under backup_only, while a backup sync daemon runs: clients' packets are left alone until this tick; else 0.
-    pub standby_until: Cell32,
+    /// Under backup_only, while a backup sync daemon runs: clients' packets are left alone.
+    pub standby_until: Until,
     /// sysctl run_estimation: do rates move?
     pub run_estimation: Cell32,
     /// Services' numbers from this one on have never been used.
@@ -151,10 +152,10 @@ impl Settings {
             amemthresh: Cell32::new(0),
             am_droprate: Cell32::new(0),
             dropping: Cell32::new(0),
-            awaited_until: Cell32::new(0),
+            awaited_until: Until::new(),
             local_dests: Cell32::new(0),
             loop_ends: [const { Cell32::new(0) }; 2],
-            standby_until: Cell32::new(0),
+            standby_until: Until::new(),
             run_estimation: Cell32::new(0),
             services_end: Cell32::new(0),
             probers: Cell32::new(0),
@@ -220,6 +221,20 @@ impl Settings {
     #[inline(always)]
     pub fn ticks(&self, seconds: u32) -> u32 {
         seconds.wrapping_mul(self.hz.load())
+    }
+
+    /// Takes out what has held long enough: see [`Until`].
+    #[inline(always)]
+    pub fn lapse(&self, now: u32) {
+        self.awaited_until.lapse(now);
+        self.standby_until.lapse(now);
+    }
+
+    /// Makes it older, for tests.
+    #[cfg(any(test, feature = "host"))]
+    pub fn age(&self, ticks: u32) {
+        self.awaited_until.age(ticks);
+        self.standby_until.age(ticks);
     }
 
     /// IPVS's defaults, for a clock of `hz` ticks a second.

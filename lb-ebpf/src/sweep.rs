@@ -77,6 +77,7 @@ unsafe extern "C" fn tick(_map: *mut c_void, _key: *mut u32, sweeper: *mut Sweep
         // The end of a round of the IPv4 table: about a second.
         if sweeper.next[0].load() == 0 {
             defence::judge(&kernel, [sweeper.live[0].load(), sweeper.live[1].load()]);
+            kernel.settings().lapse(kernel.now());
         }
     }
     sweeper.spent.add(clock().wrapping_sub(start));

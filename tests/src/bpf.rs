@@ -644,12 +644,17 @@ impl Engine for Program {
         Ok(None)
     }
 
+    fn now(&self) -> Result<u32> {
+        Ok(syscall::ticks()?)
+    }
+
     fn pass_time(&mut self, seconds: u32) {
         // The kernel's clock is not ours to set: everything becomes older instead.
         let ticks = seconds * HZ;
         self.maps.conns4.all::<Bucket4>().iter().for_each(|bucket| age::<V4>(bucket, ticks));
         self.maps.conns6.all::<Bucket6>().iter().for_each(|bucket| age::<V6>(bucket, ticks));
         self.maps.dests().for_each(|dest| dest.hop.age(seconds, ticks));
+        self.maps.settings().age(ticks);
         let aged = self.maps.age_caches(seconds).and_then(|()| self.maps.age_second(ticks));
         assert!(aged.is_ok(), "what is reached by system calls cannot be made older: {aged:?}");
     }

@@ -193,6 +193,8 @@ pub trait Engine {
     fn run(&mut self, nic: Nic, frame: &[u8]) -> Result<Outcome>;
     /// Sends a frame of the balancer's own stack by a card: the frame as it leaves, if it is not as it was.
     fn send(&mut self, nic: Nic, frame: &[u8]) -> Result<Option<Vec<u8>>>;
+    /// The packet path's clock.
+    fn now(&self) -> Result<u32>;
     /// Lets time pass.
     fn pass_time(&mut self, seconds: u32);
     /// Puts mark rules in force.
@@ -242,6 +244,8 @@ pub enum Step {
     Table(Vec<Live>),
     /// A setting is changed.
     Set(fn(&lb_common::settings::Settings)),
+    /// Clients' packets are left to another balancer for so many seconds.
+    StandBy(u32),
     /// A check's socket is noted.
     Check(Box<Check>),
     /// Seconds pass.
@@ -448,6 +452,10 @@ fn change<E: Engine>(engine: &mut E, rules: &mut Rules, step: &Step) -> Result<(
             same("dest number", rules.add_dest(engine.memory(), *service, new), *number)?;
         }
         Step::Set(set) => set(engine.memory().settings()),
+        Step::StandBy(seconds) => {
+            let settings = engine.memory().settings();
+            settings.standby_until.hold(engine.now()?, settings.ticks(*seconds));
+        }
         Step::Marks(marks) => {
             know_all(engine.memory());
             engine.set_marks(marks)?;

@@ -188,6 +188,9 @@ impl Engine for Driven<'_> {
     fn adopt(&mut self, synced: &Synced, call: &Call) -> Result<sync::Outcome> {
         self.program.adopt(synced, call)
     }
+    fn now(&self) -> Result<u32> {
+        self.program.now()
+    }
     fn pass_time(&mut self, seconds: u32) {
         self.program.pass_time(seconds);
     }

@@ -119,6 +119,10 @@ impl Engine for Host {
         Ok(changed.then(|| sent.bytes().to_vec()))
     }
 
+    fn now(&self) -> Result<u32> {
+        Ok(lb_common::tables::Tables::now(&self.tables))
+    }
+
     fn pass_time(&mut self, seconds: u32) {
         self.tables.pass_time(seconds);
     }

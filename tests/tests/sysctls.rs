@@ -22,6 +22,7 @@ lb_tests::tests!(
     a_full_table_and_persistence,
     a_place_of_three_buckets,
     half_open_ones_make_way,
+    standing_by_ends_for_good,
 );
 
 /// State numbers as IPVS's table has them.
@@ -296,4 +297,24 @@ fn half_open_ones_make_way() -> Result<()> {
         }
     }
     run_all_tiny(1, &cases)
+}
+
+/// backup_only: clients' packets are left alone for as long as somebody says so. The clock wraps: half a round later what
+/// was said, and never taken back, would be to come again.
+fn standing_by_ends_for_good() -> Result<()> {
+    /// Seconds of half a round, at a thousand ticks.
+    const HALF_A_ROUND: u32 = (1 << 31) / 1000;
+    let mut cases = Vec::new();
+    for family in FAMILIES {
+        let case = one("stands by", family, Proto::UDP, Scheduler::Rr, Method::Route);
+        let case = arrives(case, Method::Route, &datagram(family, 1000));
+        let case = case.step(Step::StandBy(3)).passes(&datagram(family, 1000), Reason::BackupOnly);
+        let case = arrives(case.step(Step::Wait(4)), Method::Route, &datagram(family, 1000));
+        let case = case.step(Step::Wait(1000)).step(Step::Sweep).step(Step::Wait(HALF_A_ROUND));
+        let case = arrives(case, Method::Route, &datagram(family, 1001));
+        // While it holds, the sweep takes nothing back.
+        let case = case.step(Step::StandBy(1000)).step(Step::Sweep);
+        cases.push(case.passes(&datagram(family, 1001), Reason::BackupOnly));
+    }
+    run_all(&cases)
 }

@@ -142,7 +142,7 @@ fn reply<F: Ip, P: Packet, T: Tables>(
     }
     // Nobody looks for a connection that is waited for, unless there may be one.
     let limit = t.settings().timeout(Proto::TCP, LISTEN).load();
-    t.settings().awaited_until.store(work.seen.now.wrapping_add(limit));
+    t.settings().awaited_until.hold(work.seen.now, limit);
     let client = work.seen.dst;
     wait_for(work, hit, client, Port::ZERO, Port::new(told.port()));
     bound::KEEP_PORT
@@ -212,8 +212,7 @@ pub fn send_reply<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, seen: &Seen<F>,
 #[inline(always)]
 pub fn awaited<F: Ip, T: Tables>(t: &T, work: &mut Work<F>) -> Option<Step> {
     let seen = &work.seen;
-    let until = t.settings().awaited_until.load();
-    if seen.proto != Proto::TCP || until.wrapping_sub(seen.now) as i32 <= 0 {
+    if seen.proto != Proto::TCP || !t.settings().awaited_until.holds(seen.now) {
         return None;
     }
     work.group = Wanted { flow: Flow { cport: Port::ZERO, ..seen.flow() }, ..work.wanted };

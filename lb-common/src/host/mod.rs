@@ -80,5 +80,6 @@ pub fn sweep(tables: &HostTables) -> u32 {
     let v4 = sweep_range::<V4, _>(tables, 0, tables.bucket_mask::<V4>() + 1, now, odds);
     let v6 = sweep_range::<V6, _>(tables, 0, tables.bucket_mask::<V6>() + 1, now, odds);
     defence::judge(tables, [v4, v6]);
+    Tables::settings(tables).lapse(now);
     v4 + v6
 }

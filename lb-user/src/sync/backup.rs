@@ -144,9 +144,9 @@ impl Backup {
         let Some(instance) = self.tables.get() else { return Ok(()) };
         let until = &instance.settings()?.standby_until;
         if instance.sysctls()?.get("backup_only") != 0 {
-            until.store((syscall::ticks()? + TERM * instance.hz()).max(1));
-        } else if until.load() != 0 {
-            until.store(0);
+            until.hold(syscall::ticks()?, TERM * instance.hz());
+        } else if until.is_set() {
+            until.clear();
         }
         Ok(())
     }
@@ -154,7 +154,7 @@ impl Backup {
     /// The last word of a backup that is stopped.
     pub fn rest(&self) {
         if let Some(Ok(settings)) = self.tables.get().map(|instance| instance.settings()) {
-            settings.standby_until.store(0);
+            settings.standby_until.clear();
         }
     }
 
