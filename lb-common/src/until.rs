@@ -12,8 +12,7 @@ use crate::cell::Cell32;
 pub struct Until(Cell32);
 
 impl Until {
-    /// None.
-    pub const NONE: u32 = 0;
+    const NONE: u32 = 0;
 
     /// Holds until nothing.
     pub const fn new() -> Self {

@@ -1,9 +1,10 @@
 //! What `cargo xtask bench` measures with: an object of its own, so that nothing of it is in the product's.
 //!
 //! A test run with `repeat` does not put the packet back as it was. So `driver` does, picks the packet's flow, and calls
-//! the program under test, which is `lb` with its real maps, or that of another build with its own, or `floor`, the least a program that sends can do, or `line`,
-//! the same with one line of memory to each flow, or `pass`, which gives the packet to the kernel's own stack. `across` and `sink` are for whole cards: what a program that only sends
-//! does there, and where frames end, counted.
+//! the program under test, which is `lb` with its real maps, or that of another build with its own, or `floor`, the least a
+//! program that sends can do, or `line`, the same with one line of memory to each flow, or `pass`, which gives the packet to
+//! the kernel's own stack. `across` and `sink` are for whole cards: what a program that only sends does there, and where
+//! frames end, counted.
 #![no_std]
 #![no_main]
 
