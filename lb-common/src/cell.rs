@@ -214,6 +214,22 @@ pub fn masked<const MASK: u32>(index: u32) -> usize {
     }
 }
 
+/// The same word, which the compiler does not make ahead of where this stands, nor know.
+#[inline(always)]
+pub fn not_ahead(word: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let late: u64;
+        // SAFETY: a copy. (No instruction at all would leave a line of debug information without one, which the kernel refuses.)
+        unsafe { core::arch::asm!("{0} = {1}", out(reg) late, in(reg) word, options(pure, nomem, nostack)) };
+        late
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        word
+    }
+}
+
 static ZERO: Cell32 = Cell32::new(0);
 
 /// A zero the verifier does not know to be one.

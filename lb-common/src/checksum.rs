@@ -10,6 +10,14 @@ pub const fn fold(sum: u32) -> u16 {
     ((sum & 0xffff) + (sum >> 16)) as u16
 }
 
+/// Folds a sum of a few words of 16 and 32 bits to 16 bits.
+#[inline(always)]
+pub const fn fold64(sum: u64) -> u16 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    (sum + (sum >> 16)) as u16
+}
+
 /// Adds a 32-bit word, carry included.
 #[inline(always)]
 pub const fn add32(sum: u32, word: u32) -> u32 {
@@ -82,6 +90,14 @@ mod tests {
             let halves = update16(before, u16::from_ne_bytes([old[0], old[1]]), u16::from_ne_bytes([new[0], new[1]]));
             let halves = update16(halves, u16::from_ne_bytes([old[2], old[3]]), u16::from_ne_bytes([new[2], new[3]]));
             prop_assert!(same(halves, after));
+        }
+
+        #[test]
+        fn words_fold_as_bytes_do(words: [u32; 2], halves: [u16; 5]) {
+            let bytes: Vec<u8> =
+                words.iter().flat_map(|w| w.to_ne_bytes()).chain(halves.iter().flat_map(|h| h.to_ne_bytes())).collect();
+            let all = words.iter().map(|w| u64::from(*w)).chain(halves.iter().map(|h| u64::from(*h)));
+            prop_assert_eq!(fold64(all.sum()), fold(sum(&bytes)));
         }
 
         #[test]

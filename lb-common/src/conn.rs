@@ -66,6 +66,8 @@ pub mod bound {
     pub const EXTENDED: u32 = 1 << 30;
     /// FTP: what the client has asked for.
     pub const MODES: u32 = PASSIVE | EXTENDED;
+    /// What most packets of connections ask about in one: these go another way.
+    pub const ASIDE: u32 = NO_DEST | FTP;
     /// The client is a socket on the balancer itself that was given the dest: nothing is translated.
     pub const OWN: u32 = 1 << 31;
     /// Replies of such a connection, or of another method than NAT, stay as they are.

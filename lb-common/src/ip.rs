@@ -167,7 +167,8 @@ pub trait Ip: 'static + Copy + Default + Debug {
     fn set_destination(h: &mut Self::Header, a: &Self::Addr);
     /// Length of the whole IP packet as the header says; less than the header's own length is nonsense.
     fn total_len(h: &Self::Header) -> u32;
-    /// What the fixed header says of what follows: bytes to skip, protocol, part of a datagram, identification.
+    /// What the fixed header says of what follows: bytes to skip, protocol, part of a datagram, and then its
+    /// identification.
     fn payload(h: &Self::Header) -> Result<(u32, Proto, Fragment, u32), Reason>;
     /// TTL or hop limit.
     fn ttl(h: &Self::Header) -> u8;
@@ -226,15 +227,14 @@ impl Ip for V4 {
     fn payload(h: &Ipv4Hdr) -> Result<(u32, Proto, Fragment, u32), Reason> {
         let header = (h.vihl as u32 & 0xf) * 4;
         if h.vihl >> 4 != 4 || header < Self::HEADER {
-            return Err(Reason::Malformed);
+            return Err(Reason::Malformed.late());
         }
-        let word = u16::from_be_bytes(h.frags);
-        let fragment = match (word & 0x1fff, word & 0x2000) {
-            (0, 0) => Fragment::Whole,
-            (0, _) => Fragment::First,
-            _ => Fragment::Later,
-        };
-        Ok((header, Proto(h.proto), fragment, u16::from_ne_bytes(h.id) as u32))
+        let (proto, word) = (Proto(h.proto), u16::from_be_bytes(h.frags));
+        if word & 0x3fff == 0 {
+            return Ok((header, proto, Fragment::Whole, 0));
+        }
+        let fragment = if word & 0x1fff == 0 { Fragment::First } else { Fragment::Later };
+        Ok((header, proto, fragment, u16::from_ne_bytes(h.id) as u32))
     }
     #[inline(always)]
     fn ttl(h: &Ipv4Hdr) -> u8 {
@@ -242,9 +242,9 @@ impl Ip for V4 {
     }
     #[inline(always)]
     fn decrement(h: &mut Ipv4Hdr) {
-        // The word's upper byte falls by one, so the sum rises by 0x0100 (RFC 1141).
-        let sum = u16::from_be_bytes(h.check) as u32 + 0x0100;
-        h.check = ((sum + (sum >> 16)) as u16).to_be_bytes();
+        // The word's upper byte falls by one, so the sum rises by 0x0100 (RFC 1141), both as they lie in memory.
+        let sum = u16::from_ne_bytes(h.check) as u32 + u16::from_ne_bytes([1, 0]) as u32;
+        h.check = ((sum + (sum >> 16)) as u16).to_ne_bytes();
         h.ttl = h.ttl.wrapping_sub(1);
     }
     #[inline(always)]
@@ -300,7 +300,7 @@ impl Ip for V6 {
     #[inline(always)]
     fn payload(h: &Ipv6Hdr) -> Result<(u32, Proto, Fragment, u32), Reason> {
         if h.vcf[0] >> 4 != 6 {
-            return Err(Reason::Malformed);
+            return Err(Reason::Malformed.late());
         }
         Ok((Self::HEADER, Proto(h.next_hdr), Fragment::Whole, 0))
     }

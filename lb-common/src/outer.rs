@@ -93,13 +93,13 @@ fn tell<F: Ip, P: Packet, T: Tables>(
     if !related::intact(p, &work.seen) {
         return Err(Reason::BadChecksum);
     }
-    let head: &[u8; 8] = p.at(work.seen.l4).ok_or(Reason::Truncated)?;
+    let head: &[u8; 8] = p.header(work.seen.l4)?;
     let (kind, code) = (head[0], head[1]);
     let told = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
     let error = match (F::HEADER_SUM, kind, code) {
         (true, 3, 4) => {
             let path = learn::<F, T>(t, dest, told & 0xffff, work.seen.now);
-            let outer: &F::Header = p.at(work.quote.l3).ok_or(Reason::Truncated)?;
+            let outer: &F::Header = p.header(work.quote.l3)?;
             // The client does not look for its path's MTU: its packets may be cut.
             if !F::dont_fragment(outer) {
                 return Err(Reason::TunnelError);

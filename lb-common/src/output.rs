@@ -108,10 +108,11 @@ fn translate<F: Ip, P: Outgoing, T: Tables>(
     work: &mut Work<F>,
     l3: u32,
 ) -> Result<Step, Reason> {
-    let header: &F::Header = p.at(l3).ok_or(Reason::Truncated)?;
+    let header: &F::Header = p.header(l3)?;
     let settings = t.settings();
-    let [to, from] = t.known_ends::<F>(header);
-    let (to, from) = (to && settings.local_clients.load() != 0, from && settings.local_dests.load() != 0);
+    let ends = t.known_ends::<F>(header);
+    let to = ends.to() && settings.local_clients.load() != 0;
+    let from = ends.from() && settings.local_dests.load() != 0;
     if !to && !from {
         return Err(Reason::NotOurs);
     }

@@ -1,5 +1,6 @@
 //! The packet's bytes: one of the two things the pass asks of its surroundings.
 
+use crate::reason::Reason;
 use crate::wire::Wire;
 
 /// A frame to read, from the Ethernet header on. Offsets count from its first byte.
@@ -8,6 +9,11 @@ pub trait Bytes {
     fn has(&self, len: u32) -> bool;
     /// The header at `off`, if it lies within the frame's directly readable part.
     fn at<T: Wire>(&self, off: u32) -> Option<&T>;
+    /// As [`Bytes::at`]. `Truncated`: it does not lie there.
+    #[inline(always)]
+    fn header<T: Wire>(&self, off: u32) -> Result<&T, Reason> {
+        self.at(off).ok_or_else(|| Reason::Truncated.late())
+    }
 }
 
 /// A frame to change.
@@ -19,6 +25,11 @@ pub trait Packet: Bytes {
     fn joined(&self, len: u32) -> bool;
     /// The header at `off`, to write.
     fn at_mut<T: Wire>(&mut self, off: u32) -> Option<&mut T>;
+    /// As [`Packet::at_mut`]. `Truncated`: it does not lie there.
+    #[inline(always)]
+    fn header_mut<T: Wire>(&mut self, off: u32) -> Result<&mut T, Reason> {
+        self.at_mut(off).ok_or_else(|| Reason::Truncated.late())
+    }
     /// Moves the frame's start by `by` bytes: positive makes room in front (content undefined), negative cuts off.
     /// False: no room; nothing changed.
     fn move_start(&mut self, by: i32) -> bool;

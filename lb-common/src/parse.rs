@@ -25,14 +25,14 @@ pub struct Link {
 /// Ethernet and VLAN tags.
 #[inline(always)]
 pub fn link<P: Bytes>(p: &P) -> Result<Link, Reason> {
-    let eth: &Eth = p.at(0).ok_or(Reason::Truncated)?;
+    let eth: &Eth = p.header(0)?;
     if eth.dst[0] & 1 != 0 {
-        return Err(Reason::NotUnicast);
+        return Err(Reason::NotUnicast.late());
     }
     let mut link = Link { l3: 14, kind: u16::from_be_bytes(eth.kind) };
     let mut tags = 0;
     while tags < MAX_TAGS && matches!(link.kind, ethertype::VLAN | ethertype::QINQ) {
-        let tag: &Vlan = p.at(link.l3).ok_or(Reason::Truncated)?;
+        let tag: &Vlan = p.header(link.l3)?;
         link = Link { l3: link.l3 + 4, kind: u16::from_be_bytes(tag.kind) };
         tags += 1;
     }
@@ -64,8 +64,6 @@ pub struct Seen<F: Ip> {
     pub l3: u32,
     /// Where the transport header begins.
     pub l4: u32,
-    /// The datagram's identification, wire order.
-    pub id: u32,
     /// When, in ticks.
     pub now: u32,
     /// Source port.
@@ -83,6 +81,9 @@ pub struct Seen<F: Ip> {
     pub fragment: Fragment,
     /// Length of the IP packet.
     pub len: u32,
+    /// The datagram's identification, wire order, if this is a part of one. (Beside no word that every packet has: the
+    /// compiler would join the two.)
+    pub id: u32,
 }
 
 /// The IP header at `l3` of a packet that came at `now`, with nothing known of the transport yet.
@@ -93,7 +94,7 @@ pub fn network<F: Ip, P: Bytes>(p: &P, l3: u32, header: &F::Header, now: u32) ->
     let len = F::total_len(header);
     let (skip, proto, fragment, id) = F::payload(header)?;
     if len < skip || !p.has(l3 + len) {
-        return Err(Reason::Malformed);
+        return Err(Reason::Malformed.late());
     }
     Ok(Seen {
         src: F::source(header),
@@ -124,12 +125,12 @@ pub fn extensions<F: Ip, P: Bytes>(p: &P, seen: &mut Seen<F>) -> Result<(), Reas
         let length = match seen.proto.0 {
             // Hop-by-hop, routing, destination options; the length counts words of 8 after the first.
             0 | 43 | 60 => {
-                let head: &[u8; 2] = p.at(seen.l4).ok_or(Reason::Truncated)?;
+                let head: &[u8; 2] = p.header(seen.l4)?;
                 seen.proto = Proto(head[0]);
                 (head[1] as u32 + 1) * 8
             }
             44 => {
-                let frag: &Frag6 = p.at(seen.l4).ok_or(Reason::Truncated)?;
+                let frag: &Frag6 = p.header(seen.l4)?;
                 let word = u16::from_be_bytes(frag.offset);
                 seen.proto = Proto(frag.next);
                 seen.id = u32::from_ne_bytes(frag.id);
@@ -144,14 +145,14 @@ pub fn extensions<F: Ip, P: Bytes>(p: &P, seen: &mut Seen<F>) -> Result<(), Reas
         };
         seen.l4 += length;
         if seen.l4 > end {
-            return Err(Reason::Malformed);
+            return Err(Reason::Malformed.late());
         }
         if seen.fragment == Fragment::Later {
             return Ok(());
         }
         count += 1;
     }
-    Err(Reason::Malformed)
+    Err(Reason::Malformed.late())
 }
 
 /// The IP header with all that stands between it and the transport header.
@@ -171,12 +172,13 @@ pub fn transport<F: Ip, P: Bytes>(p: &P, seen: &mut Seen<F>) -> Result<(), Reaso
 /// Ports and event of TCP, UDP and SCTP.
 #[inline(always)]
 pub fn ports<F: Ip, P: Bytes>(p: &P, seen: &mut Seen<F>) -> Result<(), Reason> {
-    let room = (seen.l3 + seen.len).saturating_sub(seen.l4);
+    // All headers before it were found to lie within the packet.
+    let room = seen.l3 + seen.len - seen.l4;
     match seen.proto {
         Proto::TCP => {
-            let tcp: &Tcp = p.at(seen.l4).ok_or(Reason::Truncated)?;
+            let tcp: &Tcp = p.header(seen.l4)?;
             if room < 20 {
-                return Err(Reason::Truncated);
+                return Err(Reason::Truncated.late());
             }
             seen.set_ports(&tcp.ports);
             seen.event = state::tcp::event(tcp.flags);
@@ -184,16 +186,16 @@ pub fn ports<F: Ip, P: Bytes>(p: &P, seen: &mut Seen<F>) -> Result<(), Reason> {
             Ok(())
         }
         Proto::UDP => {
-            let udp: &UdpHdr = p.at(seen.l4).ok_or(Reason::Truncated)?;
+            let udp: &UdpHdr = p.header(seen.l4)?;
             if room < 8 {
-                return Err(Reason::Truncated);
+                return Err(Reason::Truncated.late());
             }
             seen.set_ports(&Ports { src: udp.src, dst: udp.dst });
             seen.opens = true;
             Ok(())
         }
         Proto::SCTP => sctp(p, seen, room),
-        _ => Err(Reason::OtherProtocol),
+        _ => Err(Reason::OtherProtocol.late()),
     }
 }
 
@@ -203,11 +205,11 @@ fn sctp<F: Ip, P: Bytes>(p: &P, seen: &mut Seen<F>, room: u32) -> Result<(), Rea
     const HEADER: u32 = 12;
     const CHUNK: u32 = 4;
     if room < HEADER + CHUNK {
-        return Err(Reason::Truncated);
+        return Err(Reason::Truncated.late());
     }
-    let header: &Ports = p.at(seen.l4).ok_or(Reason::Truncated)?;
+    let header: &Ports = p.header(seen.l4)?;
     seen.set_ports(header);
-    let chunk: &[u8; 4] = p.at(seen.l4 + HEADER).ok_or(Reason::Truncated)?;
+    let chunk: &[u8; 4] = p.header(seen.l4 + HEADER)?;
     let (first, length) = (chunk[0], u16::from_be_bytes([chunk[2], chunk[3]]) as u32);
     let next = HEADER + ((length + 3) & !3);
     let second = if state::sctp::may_hide_abort(first) && next + CHUNK <= room {

@@ -33,7 +33,7 @@ use crate::related;
 use crate::sip::Call;
 use crate::state::{self, sctp::SctpState, tcp::TcpState};
 use crate::table::{self, Hit, Place, Wanted};
-use crate::tables::{Direction, Filter, Tables};
+use crate::tables::{Direction, Ends, Filter, Tables, refresh};
 use crate::wire::ethertype;
 
 /// What the pass works on. The kernel program keeps it in per-CPU memory, for the sake of its stack.
@@ -85,23 +85,20 @@ pub struct Workspace {
 pub struct Arrival {
     /// Where its IP header begins.
     l3: u32,
-    /// Is its destination address one worth a look? 0 or 1.
-    to_us: u32,
-    /// Is its source address?
-    from_us: u32,
+    /// Which of its addresses are worth a look.
+    ends: Ends,
 }
 
 impl Arrival {
-    /// Of the packet whose header begins at `l3`, unless it is not ours.
+    /// Of the packet whose IP header this is, unless it is not ours.
     #[inline(always)]
-    fn of<F: Ip, P: Packet>(p: &P, l3: u32, filter: &impl Filter) -> Result<Self, Reason> {
-        let header: &F::Header = p.at(l3).ok_or(Reason::Truncated)?;
-        let [to_us, from_us] = filter.known_ends::<F>(header);
+    fn of<F: Ip>(l3: u32, header: &F::Header, filter: &impl Filter) -> Result<Self, Reason> {
+        let ends = filter.known_ends::<F>(header);
         // An ICMP error may come from any router: what it quotes decides.
-        if !to_us && !from_us && !related::may_be_icmp::<F>(F::payload(header)?.1) {
-            return Err(Reason::NotOurs);
+        if !ends.any() && !related::may_be_icmp::<F>(F::payload(header)?.1) {
+            return Err(Reason::NotOurs.late());
         }
-        Ok(Self { l3, to_us: to_us as u32, from_us: from_us as u32 })
+        Ok(Self { l3, ends })
     }
 }
 
@@ -302,7 +299,7 @@ pub fn process<'a, P: Packet, T: Tables, B: Borrow<T>>(
     let verdict = match parse::link(p) {
         Ok(Link { kind: ethertype::IPV4, l3 }) => ipv4(p, l3, filter, space, tables),
         Ok(Link { kind: ethertype::IPV6, l3 }) => go_to_ipv6(p, l3, filter, space),
-        Ok(_) => Err(Reason::NotIp),
+        Ok(_) => Err(Reason::NotIp.late()),
         Err(reason) => Err(reason),
     };
     verdict.unwrap_or_else(Verdict::from)
@@ -316,10 +313,16 @@ fn ipv4<'a, P: Packet, T: Tables, B: Borrow<T>>(
     space: impl FnOnce() -> Option<&'a mut Workspace>,
     tables: impl FnOnce() -> Option<B>,
 ) -> Result<Verdict, Reason> {
-    let arrival = Arrival::of::<V4, P>(p, l3, filter)?;
-    let (space, tables) = (space().ok_or(Reason::Internal)?, tables().ok_or(Reason::Internal)?);
+    let header = p.header(l3)?;
+    let arrival = Arrival::of::<V4>(l3, header, filter)?;
+    let missing = || Reason::Internal.late();
+    let (space, tables) = (space().ok_or_else(missing)?, tables().ok_or_else(missing)?);
     space.family = V4::FAMILY as u32;
-    let step = receive::<V4, P, T>(p, tables.borrow(), &mut space.v4, arrival).into();
+    let (t, work) = (tables.borrow(), &mut space.v4);
+    let step = match see::<V4, P, T>(p, t, work, arrival, header)? {
+        Some(step) => step,
+        None => receive(p, t, work, arrival.ends)?,
+    };
     Ok(settle(step, space))
 }
 
@@ -330,8 +333,8 @@ fn go_to_ipv6<'a, P: Packet>(
     filter: &impl Filter,
     space: impl FnOnce() -> Option<&'a mut Workspace>,
 ) -> Result<Verdict, Reason> {
-    let arrival = Arrival::of::<V6, P>(p, l3, filter)?;
-    let space = space().ok_or(Reason::Internal)?;
+    let arrival = Arrival::of::<V6>(l3, p.header(l3)?, filter)?;
+    let space = space().ok_or_else(|| Reason::Internal.late())?;
     (space.family, space.arrival) = (V6::FAMILY as u32, arrival);
     Ok(Stage::Ipv6.into())
 }
@@ -339,8 +342,17 @@ fn go_to_ipv6<'a, P: Packet>(
 /// [`Stage::Ipv6`]: an IPv6 packet that is ours.
 #[inline(always)]
 pub fn ipv6<P: Packet, T: Tables>(p: &mut P, t: &T, space: &mut Workspace) -> Verdict {
-    let step = receive::<V6, P, T>(p, t, &mut space.v6, space.arrival).into();
-    settle(step, space)
+    go_on_with_ipv6(p, t, space).unwrap_or_else(Verdict::from)
+}
+
+#[inline(always)]
+fn go_on_with_ipv6<P: Packet, T: Tables>(p: &mut P, t: &T, space: &mut Workspace) -> Result<Verdict, Reason> {
+    let (arrival, work) = (space.arrival, &mut space.v6);
+    let step = match see::<V6, P, T>(p, t, work, arrival, p.header(arrival.l3)?)? {
+        Some(step) => step,
+        None => receive(p, t, work, arrival.ends)?,
+    };
+    Ok(settle(step, space))
 }
 
 /// [`Stage::New`]: a client's packet without a connection. The service, the dest, the entry, and on its way.
@@ -410,39 +422,46 @@ pub(crate) fn schedule<F: Ip, P: Packet, T: Tables>(
     step
 }
 
-/// One IP packet that may be ours: from whom, of which connection? One of a known connection is sent on at once.
+/// Takes one IP packet apart that may be ours. A step: it goes on elsewhere.
+#[inline(always)]
+fn see<F: Ip, P: Packet, T: Tables>(
+    p: &P,
+    t: &T,
+    work: &mut Work<F>,
+    arrival: Arrival,
+    header: &F::Header,
+) -> Result<Option<Step>, Reason> {
+    if t.settings().services(F::FAMILY) == 0 {
+        return Err(Reason::FamilyIdle.late());
+    }
+    let mut seen = parse::ip::<F, P>(p, arrival.l3, header, t.now())?;
+    if related::is_icmp::<F>(seen.proto) {
+        work.seen = seen;
+        return Ok(Some(Step::related()));
+    }
+    if !arrival.ends.any() {
+        return Err(Reason::NotOurs.late());
+    }
+    parse::transport::<F, P>(p, &mut seen)?;
+    // In memory from here on, where the kernel's verifier does not tell one kind of packet from another.
+    work.seen = seen;
+    Ok(if seen.fragment == Fragment::Whole { None } else { fragments::join(t, &mut work.seen, p.ingress()) })
+}
+
+/// From whom, of which connection? A packet of a known connection is sent on at once.
 #[inline(always)]
 fn receive<F: Ip, P: Packet, T: Tables>(
     p: &mut P,
     t: &T,
     work: &mut Work<F>,
-    Arrival { l3, to_us, from_us }: Arrival,
+    ends: Ends,
 ) -> Result<Step, Reason> {
-    let (to_us, from_us) = (to_us != 0, from_us != 0);
-    let header: &F::Header = p.at(l3).ok_or(Reason::Truncated)?;
-    if t.settings().services(F::FAMILY) == 0 {
-        return Err(Reason::FamilyIdle);
-    }
-    let mut seen = parse::ip::<F, P>(p, l3, header, t.now())?;
-    if related::is_icmp::<F>(seen.proto) {
-        work.seen = seen;
-        return Ok(Step::related());
-    }
-    if !to_us && !from_us {
-        return Err(Reason::NotOurs);
-    }
-    parse::transport::<F, P>(p, &mut seen)?;
-    // In memory from here on, where the kernel's verifier does not tell one kind of packet from another.
-    work.seen = seen;
-    if seen.fragment != Fragment::Whole
-        && let Some(step) = fragments::join(t, &mut work.seen, p.ingress())
+    if ends.from()
+        && let Some(hit) = find_reply(t, &work.seen, &mut work.wanted)
     {
-        return Ok(step);
-    }
-    if from_us && let Some(hit) = find_reply(t, &work.seen, &mut work.wanted) {
         return reply(p, t, &work.seen, &hit);
     }
-    if to_us {
+    if ends.to() {
         return if stands_by(t, work.seen.now) { Err(Reason::BackupOnly) } else { request(p, t, work) };
     }
     if let Some(step) = probe::ask(t, &work.seen) {
@@ -472,19 +491,21 @@ fn request<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, work: &mut Work<F>) ->
     let seen = &work.seen;
     let place = table::place::<F, T>(t, &seen.src, seen.sport, seen.proto);
     let wanted = Wanted { flow: seen.flow(), tag: seen.proto.0 as u32, now: seen.now };
-    let mut step = Step::admit();
     if let Some(hit) = table::search_keeping::<F, T, false>(t, place, wanted, &mut work.wanted)
         && !reusable(t, &hit, seen)
     {
-        step = match follow(t, seen, &hit)? {
-            None => Step::orphan(hit.slot),
-            Some(_) if hit.dest & bound::NO_DEST != 0 => return Ok(Step::bypass()),
-            Some(_) if hit.dest & bound::FTP != 0 => return Ok(Step::ftp(hit.slot, false)),
-            Some(dest) => return forward::request(p, t, seen, &hit, dest),
+        return match follow(t, seen, &hit)? {
+            Some(dest) if hit.dest & bound::ASIDE == 0 => forward::request(p, t, seen, &hit, dest),
+            Some(_) if hit.dest & bound::NO_DEST != 0 => Ok(Step::bypass()),
+            Some(_) => Ok(Step::ftp(hit.slot, false)),
+            None => {
+                (work.place, work.wanted) = (place, wanted);
+                Ok(Step::orphan(hit.slot))
+            }
         };
     }
     (work.place, work.wanted) = (place, wanted);
-    Ok(step)
+    Ok(Step::admit())
 }
 
 /// A packet of a known connection: its dest must still be there; the state machine moves.
@@ -494,7 +515,7 @@ fn follow<'a, F: Ip, T: Tables>(
     seen: &Seen<F>,
     hit: &Hit<'_, F>,
 ) -> Result<Option<&'a Dest>, Reason> {
-    let dest = t.dest(hit.dest()).ok_or(Reason::Internal)?;
+    let dest = t.dest(hit.dest()).ok_or_else(|| Reason::Internal.late())?;
     // A connection that bypasses the dests has none.
     if !dest.available() && hit.dest & bound::NO_DEST == 0 {
         return Ok(None);
@@ -520,6 +541,9 @@ pub(crate) fn step<F: Ip, T: Tables>(
     direction: state::Direction,
     no_output: u32,
 ) {
+    if T::SHORT_CUTS && rests(seen, hit, direction, no_output) {
+        return refresh(&hit.life().last, seen.now);
+    }
     // A later fragment has no flags to go by.
     let next = if seen.fragment == Fragment::Later {
         hit.state()
@@ -530,6 +554,16 @@ pub(crate) fn step<F: Ip, T: Tables>(
     if hit.dest & bound::CONTROLLED != 0 && assures(seen.proto, hit.state(), next, direction) {
         table::assure_template(t, &{ *hit });
     }
+}
+
+/// Does the packet change nothing but the connection's clock? Most packets of a connection do not: nothing else is asked then,
+/// neither which tables are in force nor whether there is a template.
+#[inline(always)]
+fn rests<F: Ip>(seen: &Seen<F>, hit: &Hit<'_, F>, direction: state::Direction, no_output: u32) -> bool {
+    let state = hit.state();
+    state::rests(seen.proto, state, seen.event)
+        && hit.ctl & ctl::NO_OUTPUT == no_output
+        && !(hit.dest & bound::CONTROLLED != 0 && assures(seen.proto, state, state, direction))
 }
 
 /// Does this step make the connection's template ASSURED? Reaching ESTABLISHED does, for UDP the first answer.
@@ -593,12 +627,12 @@ fn reply<F: Ip, P: Packet, T: Tables>(
     seen: &Seen<F>,
     hit: &Hit<'_, F>,
 ) -> Result<Step, Reason> {
-    let header: &F::Header = p.at(seen.l3).ok_or(Reason::Truncated)?;
-    let own = hit.dest & bound::OWN != 0;
-    if F::ttl(header) <= 1 && !own {
-        return Err(Reason::TtlPassed);
+    let header: &F::Header = p.header(seen.l3)?;
+    let (untranslated, own) = (hit.dest & bound::UNTRANSLATED != 0, hit.dest & bound::OWN != 0);
+    if F::ttl(header) <= 1 && !(untranslated && own) {
+        return Err(Reason::TtlPassed.late());
     }
-    if hit.dest & bound::UNTRANSLATED != 0 {
+    if untranslated {
         account(t, seen, hit);
         return Err(if own { Reason::LocalClient } else { Reason::ReplyDirect });
     }

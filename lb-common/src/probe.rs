@@ -237,7 +237,7 @@ fn take<'a, F: Ip, P: Outgoing, T: Tables>(
     seen: &mut Seen<F>,
     l3: u32,
 ) -> Result<&'a Probe, Reason> {
-    let header: &F::Header = p.at(l3).ok_or(Reason::Truncated)?;
+    let header: &F::Header = p.header(l3)?;
     if !may_be_from::<F, T>(t, &F::source(header)) {
         return Err(Reason::NotOurs);
     }
@@ -276,8 +276,8 @@ fn wrap<F: Ip, P: Outgoing, T: Tables>(
     let [kind, flags, a, b] = probe.tunnel.to_ne_bytes();
     let shell = Shell::new((kind, flags, Port::from_wire(u16::from_ne_bytes([a, b]))));
     let hash = tunnel::flow_hash(seen);
-    let header: &F::Header = p.at(seen.l3).ok_or(Reason::Truncated)?;
-    let inner = Inner::of::<F, T>(t, header, seen.len + shell.len());
+    let header: &F::Header = p.header(seen.l3)?;
+    let inner = Inner::of::<F, T>(t, header, seen.len).behind(&shell);
     let sum = if shell.summed { inner_sum::<F, P>(p, seen, &F::Addr::narrow(&probe.vip))? } else { 0 };
     p.make_room::<F>(seen.l3, &shell_of(&shell))?;
     let (source, server) = (probe.source, probe.server);
@@ -363,7 +363,7 @@ fn inner_sum<F: Ip, P: Outgoing>(p: &P, seen: &Seen<F>, vip: &F::Addr) -> Result
     if F::HEADER_SUM {
         return Ok(sum);
     }
-    let head: &[u8; 8] = p.at(seen.l3).ok_or(Reason::Truncated)?;
+    let head: &[u8; 8] = p.header(seen.l3)?;
     let words = [[head[0], head[1], head[2], head[3]], [head[4], head[5], head[6], head[7]]];
     let words = words.map(u32::from_ne_bytes);
     Ok(checksum::add32(sum, checksum::add32(addresses, checksum::add32(words[0], words[1]))))

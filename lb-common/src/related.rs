@@ -54,7 +54,7 @@ pub fn take_apart<F: Ip, P: Packet>(p: &P, work: &mut Work<F>) -> Step {
 
 #[inline(always)]
 fn error_quote<F: Ip, P: Packet>(p: &P, work: &mut Work<F>) -> Result<Step, Reason> {
-    let kind: &[u8; 2] = p.at(work.seen.l4).ok_or(Reason::Truncated)?;
+    let kind: &[u8; 2] = p.header(work.seen.l4)?;
     if !is_error::<F>(kind[0]) || work.seen.fragment != Fragment::Whole {
         return Err(Reason::OtherProtocol);
     }
@@ -167,7 +167,7 @@ pub(crate) fn within<F: Ip, P: Packet>(
     l3: u32,
     quote: &mut Seen<F>,
 ) -> Result<(), Reason> {
-    let header: &F::Header = p.at(l3).ok_or(Reason::Truncated)?;
+    let header: &F::Header = p.header(l3)?;
     let (skip, proto, fragment, _) = F::payload(header)?;
     quote.src = F::source(header);
     quote.dst = F::destination(header);
@@ -190,7 +190,7 @@ pub(crate) fn quoted_ports<F: Ip, P: Packet>(
     if quote.fragment == Fragment::Later || !matches!(quote.proto, Proto::TCP | Proto::UDP | Proto::SCTP) {
         return Err(Reason::OtherProtocol);
     }
-    let ports: &Ports = p.at(quote.l4).ok_or(Reason::Truncated)?;
+    let ports: &Ports = p.header(quote.l4)?;
     // What follows the error in the frame is no part of it.
     if quote.l4 + size_of::<Ports>() as u32 > error.l3 + error.len {
         return Err(Reason::Truncated);
@@ -248,7 +248,8 @@ fn to_server<F: Ip, P: Packet, T: Tables>(
         return Err(Reason::TooBig);
     }
     if tunnelled {
-        return Ok(tunnel::send(p, t, seen, dest, shape, &hop).into());
+        let inner = tunnel::Inner::of::<F, T>(t, p.header(seen.l3)?, seen.len);
+        return Ok(tunnel::send(p, t, seen, dest, tunnel::Envelope { shape, inner }, &hop).into());
     }
     if translated {
         translate(p, work, bound, dest)?;
@@ -311,7 +312,7 @@ pub(crate) fn intact<F: Ip, P: Packet>(p: &mut P, seen: &Seen<F>) -> bool {
 /// An error that ends here is not answered by another.
 #[inline(always)]
 fn decrement<F: Ip, P: Packet>(p: &mut P, seen: &Seen<F>) -> Result<(), Reason> {
-    let header: &mut F::Header = p.at_mut(seen.l3).ok_or(Reason::Truncated)?;
+    let header: &mut F::Header = p.header_mut(seen.l3)?;
     if F::ttl(header) <= 1 {
         return Err(Reason::TtlExceeded);
     }
@@ -343,7 +344,7 @@ fn rewrite<F: Ip, P: Packet>(
     let (old, old_port) = if request { (quote.src, quote.sport) } else { (quote.dst, quote.dport) };
     let inner = old.diff(addr, 0);
 
-    let header: &mut F::Header = p.at_mut(seen.l3).ok_or(Reason::Truncated)?;
+    let header: &mut F::Header = p.header_mut(seen.l3)?;
     if request {
         F::set_destination(header, addr)
     } else {
@@ -351,7 +352,7 @@ fn rewrite<F: Ip, P: Packet>(
     }
     F::adjust(header, outer);
 
-    let header: &mut F::Header = p.at_mut(quote.l3).ok_or(Reason::Truncated)?;
+    let header: &mut F::Header = p.header_mut(quote.l3)?;
     if request {
         F::set_source(header, addr)
     } else {
@@ -359,14 +360,14 @@ fn rewrite<F: Ip, P: Packet>(
     }
     F::adjust(header, inner);
 
-    let field: &mut [u8; 2] = p.at_mut(quote.l4 + if request { 0 } else { 2 }).ok_or(Reason::Truncated)?;
+    let field: &mut [u8; 2] = p.header_mut(quote.l4 + if request { 0 } else { 2 })?;
     *field = port.wire().to_ne_bytes();
 
     // IPv4: the quoted header's sum makes up for its address. IPv6: no such sum, and the pseudo header has the outer
     // addresses.
     let addresses = if F::HEADER_SUM { 0 } else { checksum::add32(outer, inner) };
     let diff = checksum::diff32(addresses, old_port.wire() as u32, port.wire() as u32);
-    let check: &mut [u8; 2] = p.at_mut(seen.l4 + 2).ok_or(Reason::Truncated)?;
+    let check: &mut [u8; 2] = p.header_mut(seen.l4 + 2)?;
     *check = checksum::apply(u16::from_ne_bytes(*check), diff).to_ne_bytes();
     Ok(())
 }

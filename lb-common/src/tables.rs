@@ -136,23 +136,49 @@ impl Counters {
 
 /// The address filter: ahead of everything else.
 pub trait Filter {
-    /// Are these bits of it set?
-    fn known_each<const N: usize>(&self, bits: [u32; N]) -> [bool; N];
+    /// Which of these bits of it are set? Bit 0 of the answer is for the first one, and so on.
+    fn known_each<const N: usize>(&self, bits: [u32; N]) -> u32;
     /// Is this bit of it set?
     #[inline(always)]
     fn known(&self, bit: u32) -> bool {
-        let [known] = self.known_each([bit]);
-        known
+        self.known_each([bit]) != 0
     }
-    /// Are a packet's destination and source addresses worth a look?
+    /// Which of a packet's addresses are worth a look?
     #[inline(always)]
-    fn known_ends<F: Ip>(&self, header: &F::Header) -> [bool; 2] {
-        self.known_each([F::destination(header), F::source(header)].map(|a| filter_bit(F::FAMILY, a.mixed())))
+    fn known_ends<F: Ip>(&self, header: &F::Header) -> Ends {
+        let ends = [F::destination(header), F::source(header)];
+        Ends(self.known_each(ends.map(|a| filter_bit(F::FAMILY, a.mixed()))))
+    }
+}
+
+/// Which of a packet's addresses are worth a look: one word, asked again and again on its way.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ends(u32);
+
+impl Ends {
+    /// Is one of them?
+    #[inline(always)]
+    pub const fn any(self) -> bool {
+        self.0 != 0
+    }
+    /// Is the destination?
+    #[inline(always)]
+    pub const fn to(self) -> bool {
+        self.0 & 1 != 0
+    }
+    /// Is the source?
+    #[inline(always)]
+    pub const fn from(self) -> bool {
+        self.0 & 2 != 0
     }
 }
 
 /// Maps, clock, randomness and routes.
 pub trait Tables: Filter {
+    /// Are these the tables of a program that most packets are done with? Short cuts are taken there; elsewhere they would only be
+    /// more for the kernel's verifier to follow.
+    const SHORT_CUTS: bool = true;
     /// The clock: ticks, [`Settings::hz`] a second, wrapping.
     fn now(&self) -> u32;
     /// The monotonic clock in seconds.

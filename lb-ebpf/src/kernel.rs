@@ -111,20 +111,28 @@ pub struct AddressFilter;
 
 impl Filter for AddressFilter {
     #[inline(always)]
-    fn known_each<const N: usize>(&self, bits: [u32; N]) -> [bool; N] {
-        let Some(filter) = FILTER.get(0) else { return [false; N] };
-        bits.map(|bit| filter[(bit >> 3) as usize & (filter.len() - 1)] >> (bit & 7) & 1 != 0)
+    fn known_each<const N: usize>(&self, bits: [u32; N]) -> u32 {
+        let Some(filter) = FILTER.get(0) else { return 0 };
+        let (mut known, mut i) = (0, 0);
+        while i < N {
+            let byte = filter[(bits[i] >> 3) as usize & (filter.len() - 1)] as u32;
+            known |= (byte >> (bits[i] & 7) & 1) << i;
+            i += 1;
+        }
+        known
     }
 }
 
 impl<const DESK: u32> Filter for At<DESK> {
     #[inline(always)]
-    fn known_each<const N: usize>(&self, bits: [u32; N]) -> [bool; N] {
+    fn known_each<const N: usize>(&self, bits: [u32; N]) -> u32 {
         AddressFilter.known_each(bits)
     }
 }
 
 impl<const DESK: u32> Tables for At<DESK> {
+    const SHORT_CUTS: bool = DESK == ESTABLISHED;
+
     #[inline(always)]
     fn now(&self) -> u32 {
         // SAFETY: no arguments. The verifier turns it into one load.

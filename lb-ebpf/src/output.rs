@@ -147,7 +147,7 @@ impl Skb {
     /// SCTP's checksum is none yet if somebody behind us makes it.
     #[inline(always)]
     fn adjust_sctp<F: Ip>(&mut self, seen: &Seen<F>, port: Port) -> Result<(), Reason> {
-        let check: &[u8; 4] = self.at(seen.l4 + 8).ok_or(Reason::Truncated)?;
+        let check: &[u8; 4] = self.header(seen.l4 + 8)?;
         let check = u32::from_le_bytes(*check);
         if check == 0 || port == seen.sport {
             return Ok(());

@@ -181,11 +181,11 @@ fn message<P: Packet>(
     pseudo: u32,
 ) -> Result<(), Reason> {
     let r = rest.to_be_bytes();
-    let head: &mut [u8; 8] = p.at_mut(at).ok_or(Reason::Truncated)?;
+    let head: &mut [u8; 8] = p.header_mut(at)?;
     *head = [kind, code, 0, 0, r[0], r[1], r[2], r[3]];
     let sum = p.sum(at, len).ok_or(Reason::Truncated)?;
     let check = !checksum::fold(checksum::add32(sum, pseudo));
-    let field: &mut [u8; 2] = p.at_mut(at + 2).ok_or(Reason::Truncated)?;
+    let field: &mut [u8; 2] = p.header_mut(at + 2)?;
     *field = check.to_ne_bytes();
     Ok(())
 }

@@ -17,7 +17,7 @@ const TAG: u32 = 4;
 #[inline(always)]
 pub fn send<P: Packet>(p: &mut P, l3: u32, kind: u16, hop: &Hop) -> Result<(), Reason> {
     if hop.vlan == 0 && (l3 == ETH || hop.ifindex == p.ingress()) {
-        let macs: &mut [u8; 12] = p.at_mut(0).ok_or(Reason::Truncated)?;
+        let macs: &mut [u8; 12] = p.header_mut(0)?;
         *macs = hop.mac_bytes();
         return Ok(());
     }
@@ -34,7 +34,7 @@ pub fn rebuild<P: Packet>(p: &mut P, l3: u32, room: u32, kind: u16, hop: &Hop) -
         return Err(Reason::NoHeadroom);
     }
     if l2 == ETH {
-        let header: &mut Eth = p.at_mut(0).ok_or(Reason::Truncated)?;
+        let header: &mut Eth = p.header_mut(0)?;
         header_of(header, hop, kind.to_be_bytes());
     } else {
         // A copy: the hop itself need not be in memory.
@@ -73,10 +73,10 @@ fn own_tag(hop: &Hop) -> Tags {
 
 #[inline(always)]
 fn read_tags<P: Packet>(p: &P, room: u32, kept: u32) -> Result<Tags, Reason> {
-    let mut tags = Tags { words: [*p.at(room + 12).ok_or(Reason::Truncated)?, [0; 4]], count: 1 };
+    let mut tags = Tags { words: [*p.header(room + 12)?, [0; 4]], count: 1 };
     if kept >= 2 * TAG {
         tags.count = 2;
-        tags.words[1] = *p.at(room + 16).ok_or(Reason::Truncated)?;
+        tags.words[1] = *p.header(room + 16)?;
     }
     Ok(tags)
 }
@@ -86,12 +86,12 @@ fn write<P: Packet>(p: &mut P, kind: u16, hop: &Hop, tags: &Tags) -> Result<(), 
     let kind = kind.to_be_bytes();
     let first = |i: usize| [tags.words[i][0], tags.words[i][1]];
     let tci = |i: usize| [tags.words[i][2], tags.words[i][3]];
-    let header: &mut Eth = p.at_mut(0).ok_or(Reason::Truncated)?;
+    let header: &mut Eth = p.header_mut(0)?;
     header_of(header, hop, first(0));
-    let tag: &mut Vlan = p.at_mut(ETH).ok_or(Reason::Truncated)?;
+    let tag: &mut Vlan = p.header_mut(ETH)?;
     *tag = Vlan { tci: tci(0), kind: if tags.count == 1 { kind } else { first(1) } };
     if tags.count >= 2 {
-        let tag: &mut Vlan = p.at_mut(ETH + TAG).ok_or(Reason::Truncated)?;
+        let tag: &mut Vlan = p.header_mut(ETH + TAG)?;
         *tag = Vlan { tci: tci(1), kind };
     }
     Ok(())

@@ -10,6 +10,7 @@ pub mod tunnel;
 use crate::addr::{Addr, Family, Port};
 use crate::conn::{Entry, bound, packets};
 use crate::dest::{Dest, Hop, Method, status};
+use crate::forward::tunnel::{Envelope, Inner};
 use crate::ip::{Address, Ip};
 use crate::packet::Packet;
 use crate::parse::Seen;
@@ -90,19 +91,22 @@ fn to_server<F: Ip, P: Packet, T: Tables>(
         Err(Reason::LocalDest) if method == Method::Nat as u32 => return Ok(Step::local(bound)),
         Err(reason) => return Err(reason),
     };
-    if !decrement::<F, P>(p, seen)? {
+    // One look at the header for both: its TTL, and what a tunnel's outer header takes from it.
+    let header: &mut F::Header = p.header_mut(seen.l3)?;
+    if !pass_on::<F>(header) {
         return Ok(Step::answer(icmp::Error::TIME_EXCEEDED.about(bound)));
     }
     if tunnelled {
+        let inner = Inner::of::<F, T>(t, header, seen.len);
         // Each its own way: what other kinds want to know of every packet costs the plainest a tenth of its instructions.
         let (shape, plain) = (tunnel::Shape::of(dest), tunnel::Shape::plain::<F>());
         return if shape.is(plain) {
-            into_tunnel(p, t, seen, bound, dest, plain, &hop)
+            into_tunnel(p, t, seen, bound, dest, Envelope { shape: plain, inner }, &hop)
         } else {
-            into_tunnel(p, t, seen, bound, dest, shape, &hop)
+            into_tunnel(p, t, seen, bound, dest, Envelope { shape, inner }, &hop)
         };
     }
-    if let Some(answer) = refused(p, seen, bound, hop.mtu)? {
+    if let Some(answer) = refused(p, seen, bound, hop.mtu, 0)? {
         return Ok(answer);
     }
     if method == Method::Nat as u32 {
@@ -119,23 +123,29 @@ fn into_tunnel<F: Ip, P: Packet, T: Tables>(
     seen: &Seen<F>,
     bound: u32,
     dest: &Dest,
-    shape: tunnel::Shape,
+    envelope: Envelope,
     hop: &Hop,
 ) -> Result<Step, Reason> {
-    match refused(p, seen, bound, shape.room(hop.mtu))? {
-        None => Ok(tunnel::send(p, t, seen, dest, shape, hop).into()),
+    match refused(p, seen, bound, hop.mtu, envelope.shape.added())? {
+        None => Ok(tunnel::send(p, t, seen, dest, envelope, hop).into()),
         Some(answer) => Ok(answer),
     }
 }
 
-/// What is to be answered to a packet longer than `limit`, if it is; 0 = not known.
+/// What is to be answered to a packet that with `added` bytes in front is longer than `mtu`, if it is; 0 = not known.
 #[inline(always)]
-fn refused<F: Ip, P: Packet>(p: &P, seen: &Seen<F>, bound: u32, limit: u32) -> Result<Option<Step>, Reason> {
-    if seen.len <= limit || limit == 0 {
+fn refused<F: Ip, P: Packet>(
+    p: &P,
+    seen: &Seen<F>,
+    bound: u32,
+    mtu: u32,
+    added: u32,
+) -> Result<Option<Step>, Reason> {
+    if seen.len + added <= mtu || mtu <= added {
         return Ok(None);
     }
     refuses_fragments::<F, P>(p, seen)?;
-    Ok(Some(Step::answer(icmp::Error::too_big(limit).about(bound))))
+    Ok(Some(Step::answer(icmp::Error::too_big(mtu - added).about(bound))))
 }
 
 /// Puts a NAT dest in the place of the service.
@@ -281,19 +291,24 @@ pub fn arrives<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, seen: &Seen<F>) ->
 /// Takes one off the TTL. False: it ends here, and the packet is as it was.
 #[inline(always)]
 fn decrement<F: Ip, P: Packet>(p: &mut P, seen: &Seen<F>) -> Result<bool, Reason> {
-    let header: &mut F::Header = p.at_mut(seen.l3).ok_or(Reason::Truncated)?;
-    if F::ttl(header) <= 1 {
-        return Ok(false);
+    Ok(pass_on::<F>(p.header_mut(seen.l3)?))
+}
+
+/// The same, of a header at hand.
+#[inline(always)]
+fn pass_on<F: Ip>(header: &mut F::Header) -> bool {
+    let goes_on = F::ttl(header) > 1;
+    if goes_on {
+        F::decrement(header);
     }
-    F::decrement(header);
-    Ok(true)
+    goes_on
 }
 
 /// A packet longer than the way carries is to be answered, IPv6 always, IPv4 with DF. Any other is to be cut, which XDP
 /// cannot do: `TooBig`.
 #[inline(always)]
 pub fn refuses_fragments<F: Ip, P: Packet>(p: &P, seen: &Seen<F>) -> Result<(), Reason> {
-    let header: &F::Header = p.at(seen.l3).ok_or(Reason::Truncated)?;
+    let header: &F::Header = p.header(seen.l3)?;
     if F::HEADER_SUM && !F::dont_fragment(header) { Err(Reason::TooBig) } else { Ok(()) }
 }
 

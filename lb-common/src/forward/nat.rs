@@ -31,7 +31,7 @@ pub fn rewrite<F: Ip, P: Packet>(
 ) -> Result<(), Reason> {
     let (old, old_port) = if side == Side::Source { (n.src, n.sport) } else { (n.dst, n.dport) };
     let diff = old.diff(addr, 0);
-    let header: &mut F::Header = p.at_mut(n.l3).ok_or(Reason::Truncated)?;
+    let header: &mut F::Header = p.header_mut(n.l3)?;
     match side {
         Side::Source => F::set_source(header, addr),
         Side::Destination => F::set_destination(header, addr),
@@ -51,7 +51,7 @@ pub fn rewrite<F: Ip, P: Packet>(
 
 #[inline(always)]
 fn tcp<P: Packet>(p: &mut P, l4: u32, side: Side, port: Port, diff: u32) -> Result<(), Reason> {
-    let tcp: &mut Tcp = p.at_mut(l4).ok_or(Reason::Truncated)?;
+    let tcp: &mut Tcp = p.header_mut(l4)?;
     let field = if side == Side::Source { &mut tcp.ports.src } else { &mut tcp.ports.dst };
     *field = port.wire().to_ne_bytes();
     tcp.check = checksum::apply(u16::from_ne_bytes(tcp.check), diff).to_ne_bytes();
@@ -60,7 +60,7 @@ fn tcp<P: Packet>(p: &mut P, l4: u32, side: Side, port: Port, diff: u32) -> Resu
 
 #[inline(always)]
 fn udp<F: Ip, P: Packet>(p: &mut P, n: &Seen<F>, side: Side, port: Port, diff: u32) -> Result<(), Reason> {
-    let udp: &mut UdpHdr = p.at_mut(n.l4).ok_or(Reason::Truncated)?;
+    let udp: &mut UdpHdr = p.header_mut(n.l4)?;
     let field = if side == Side::Source { &mut udp.src } else { &mut udp.dst };
     *field = port.wire().to_ne_bytes();
     let check = match u16::from_ne_bytes(udp.check) {
@@ -69,7 +69,7 @@ fn udp<F: Ip, P: Packet>(p: &mut P, n: &Seen<F>, side: Side, port: Port, diff: u
         0 => nonzero(whole_sum::<F, P>(p, n.l3, n.l4, n.l3 + n.len, n.proto)),
         check => nonzero(checksum::apply(check, diff)),
     };
-    let udp: &mut UdpHdr = p.at_mut(n.l4).ok_or(Reason::Truncated)?;
+    let udp: &mut UdpHdr = p.header_mut(n.l4)?;
     udp.check = check.to_ne_bytes();
     Ok(())
 }
@@ -80,7 +80,7 @@ fn sctp<F: Ip, P: Packet>(p: &mut P, n: &Seen<F>, side: Side, old: Port, port: P
     if old == port {
         return Ok(());
     }
-    let ports: &mut [u8; 12] = p.at_mut(n.l4).ok_or(Reason::Truncated)?;
+    let ports: &mut [u8; 12] = p.header_mut(n.l4)?;
     let at = if side == Side::Source { 0 } else { 2 };
     let before = u32::from_le_bytes([ports[0], ports[1], ports[2], ports[3]]);
     let [high, low] = port.wire().to_ne_bytes();
@@ -89,7 +89,7 @@ fn sctp<F: Ip, P: Packet>(p: &mut P, n: &Seen<F>, side: Side, old: Port, port: P
     let after = u32::from_le_bytes([ports[0], ports[1], ports[2], ports[3]]);
     let len = (n.l3 + n.len).saturating_sub(n.l4);
     let change = crc32c::lb_crc32c_change(before ^ after, len);
-    let check: &mut [u8; 4] = p.at_mut(n.l4 + 8).ok_or(Reason::Truncated)?;
+    let check: &mut [u8; 4] = p.header_mut(n.l4 + 8)?;
     *check = (u32::from_le_bytes(*check) ^ change).to_le_bytes();
     Ok(())
 }

@@ -57,14 +57,14 @@ fn v4<P: Packet, T: Tables>(
         dst_addr: [dst.0[0], dst.0[1], dst.0[2], dst.0[3]],
     };
     header.check = tunnel::header_check(&header).to_ne_bytes();
-    let place: &mut Ipv4Hdr = p.at_mut(l3).ok_or(Reason::Truncated)?;
+    let place: &mut Ipv4Hdr = p.header_mut(l3)?;
     *place = header;
     Ok(())
 }
 
 #[inline(always)]
 fn v6<P: Packet>(p: &mut P, l3: u32, proto: Proto, len: u32, src: &Addr, dst: &Addr) -> Result<(), Reason> {
-    let place: &mut Ipv6Hdr = p.at_mut(l3).ok_or(Reason::Truncated)?;
+    let place: &mut Ipv6Hdr = p.header_mut(l3)?;
     *place = Ipv6Hdr {
         vcf: [0x60, 0, 0, 0],
         payload_len: (len as u16).to_be_bytes(),

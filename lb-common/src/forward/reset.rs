@@ -42,7 +42,7 @@ pub fn answer<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, seen: &Seen<F>) -> 
 
 #[inline(always)]
 fn tcp<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, seen: &Seen<F>) -> Result<u32, Reason> {
-    let old: &Tcp = p.at(seen.l4).ok_or(Reason::Truncated)?;
+    let old: &Tcp = p.header(seen.l4)?;
     if old.flags & tcp_flags::RST != 0 {
         return Err(Reason::DestGone);
     }
@@ -53,7 +53,7 @@ fn tcp<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, seen: &Seen<F>) -> Result<
         (0, next, tcp_flags::RST | tcp_flags::ACK)
     };
     let (l3, ifindex) = begin(p, t, seen, Proto::TCP, TCP)?;
-    let place: &mut Tcp = p.at_mut(l3 + F::HEADER).ok_or(Reason::Truncated)?;
+    let place: &mut Tcp = p.header_mut(l3 + F::HEADER)?;
     *place = Tcp {
         ports: back(seen),
         seq: seq.to_be_bytes(),
@@ -68,7 +68,7 @@ fn tcp<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, seen: &Seen<F>) -> Result<
     let len = core::hint::black_box(TCP);
     let sum = p.sum(l3 + F::HEADER, len).ok_or(Reason::Truncated)?;
     let pseudo = own::pseudo::<F>((Proto::TCP, TCP), (&seen.dst, &seen.src));
-    let place: &mut Tcp = p.at_mut(l3 + F::HEADER).ok_or(Reason::Truncated)?;
+    let place: &mut Tcp = p.header_mut(l3 + F::HEADER)?;
     place.check = (!checksum::fold(checksum::add32(sum, pseudo))).to_ne_bytes();
     Ok(ifindex)
 }
@@ -84,7 +84,7 @@ fn length<F: Ip>(seen: &Seen<F>, tcp: &Tcp) -> u32 {
 
 #[inline(always)]
 fn sctp<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, seen: &Seen<F>) -> Result<u32, Reason> {
-    let old: &[u8; 16] = p.at(seen.l4).ok_or(Reason::Truncated)?;
+    let old: &[u8; 16] = p.header(seen.l4)?;
     if old[12] == CHUNK[0] {
         return Err(Reason::DestGone);
     }
@@ -94,7 +94,7 @@ fn sctp<F: Ip, P: Packet, T: Tables>(p: &mut P, t: &T, seen: &Seen<F>) -> Result
     let ports = [a, b, c, d];
     let words = [ports, vtag, crc(ports, vtag).to_le_bytes(), CHUNK];
     for (word, at) in words.iter().zip([0, 4, 8, 12]) {
-        let place: &mut [u8; 4] = p.at_mut(l3 + F::HEADER + at).ok_or(Reason::Truncated)?;
+        let place: &mut [u8; 4] = p.header_mut(l3 + F::HEADER + at)?;
         *place = *word;
     }
     Ok(ifindex)

@@ -85,10 +85,15 @@ impl Shape {
     const fn outer(self) -> u32 {
         if self.v4 { V4::HEADER } else { V6::HEADER }
     }
+    /// What it takes in front of a packet, in bytes.
+    #[inline(always)]
+    pub fn added(self) -> u32 {
+        self.outer() + self.shell.len()
+    }
     /// The longest inner packet a way of this MTU carries; 0 = not known.
     #[inline(always)]
     pub fn room(self, mtu: u32) -> u32 {
-        mtu.saturating_sub(self.outer() + self.shell.len())
+        mtu.saturating_sub(self.added())
     }
 }
 
@@ -125,7 +130,8 @@ pub fn wraps<F: Ip>(dest: &Dest, proto: Proto, shell: u32) -> bool {
 }
 
 /// What the outer header takes from the inner one.
-pub(crate) struct Inner {
+#[derive(Clone, Copy, Debug)]
+pub struct Inner {
     tos: u8,
     ttl: u8,
     dont_fragment: bool,
@@ -134,8 +140,9 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
+    /// Of an IP packet `len` bytes long.
     #[inline(always)]
-    pub(crate) fn of<F: Ip, T: Tables>(t: &T, header: &F::Header, len: u32) -> Self {
+    pub fn of<F: Ip, T: Tables>(t: &T, header: &F::Header, len: u32) -> Self {
         Self {
             tos: outer_tos(F::tos(header)),
             ttl: F::ttl(header),
@@ -143,6 +150,20 @@ impl Inner {
             len,
         }
     }
+    /// With a tunnel's own headers in front.
+    #[inline(always)]
+    pub(crate) fn behind(self, shell: &Shell) -> Self {
+        Self { len: self.len + shell.len(), ..self }
+    }
+}
+
+/// What goes in front of a packet, and what of the packet goes into that.
+#[derive(Clone, Copy)]
+pub struct Envelope {
+    /// What goes in front.
+    pub shape: Shape,
+    /// What it takes from the packet.
+    pub inner: Inner,
 }
 
 /// Wraps the packet and sends it to the dest.
@@ -152,10 +173,10 @@ pub fn send<F: Ip, P: Packet, T: Tables>(
     t: &T,
     seen: &Seen<F>,
     dest: &Dest,
-    shape: Shape,
+    envelope: Envelope,
     hop: &Hop,
 ) -> Verdict {
-    match wrap(p, t, seen, dest, shape, hop) {
+    match wrap(p, t, seen, dest, envelope, hop) {
         Ok(()) => Verdict::sent(Reason::Forwarded, hop.ifindex, p.ingress()),
         Err(reason) => reason.into(),
     }
@@ -167,12 +188,11 @@ fn wrap<F: Ip, P: Packet, T: Tables>(
     t: &T,
     n: &Seen<F>,
     dest: &Dest,
-    shape: Shape,
+    Envelope { shape, inner }: Envelope,
     hop: &Hop,
 ) -> Result<(), Reason> {
-    let header: &F::Header = p.at(n.l3).ok_or(Reason::Truncated)?;
     let Shape { shell, v4 } = shape;
-    let inner = Inner::of::<F, T>(t, header, n.len + shell.len());
+    let inner = inner.behind(&shell);
     let (outer, kind) = (shape.outer(), if v4 { V4::ETHERTYPE } else { V6::ETHERTYPE });
     let l3 = link::rebuild(p, n.l3, outer + shell.len(), kind, hop)?;
     let proto = shell.proto(F::INSIDE);
@@ -206,7 +226,7 @@ fn outer_v4<P: Packet, T: Tables>(
     dest: &Dest,
 ) -> Result<(), Reason> {
     let header = header_v4(t, inner, proto, dest.hop.source().words()[0], dest.addr[0].load());
-    let place: &mut Ipv4Hdr = p.at_mut(l3).ok_or(Reason::Truncated)?;
+    let place: &mut Ipv4Hdr = p.header_mut(l3)?;
     *place = header;
     Ok(())
 }
@@ -237,13 +257,14 @@ pub(crate) fn header_v4<T: Tables>(t: &T, inner: &Inner, proto: Proto, src: u32,
 pub fn header_check(h: &Ipv4Hdr) -> u16 {
     let half = |a: [u8; 2]| u16::from_ne_bytes(a) as u32;
     let word = |a: [u8; 4]| u32::from_ne_bytes(a);
-    let sum = half([h.vihl, h.tos]) + half(h.tot_len) + half(h.id) + half(h.frags) + half([h.ttl, h.proto]);
-    !checksum::fold(checksum::add32(checksum::add32(sum, word(h.src_addr)), word(h.dst_addr)))
+    let halves =
+        half([h.vihl, h.tos]) + half(h.tot_len) + half(h.id) + half(h.frags) + half([h.ttl, h.proto]);
+    !checksum::fold64(halves as u64 + word(h.src_addr) as u64 + word(h.dst_addr) as u64)
 }
 
 #[inline(always)]
 fn outer_v6<P: Packet>(p: &mut P, l3: u32, inner: &Inner, proto: Proto, dest: &Dest) -> Result<(), Reason> {
-    let place: &mut Ipv6Hdr = p.at_mut(l3).ok_or(Reason::Truncated)?;
+    let place: &mut Ipv6Hdr = p.header_mut(l3)?;
     *place = header_v6(inner, proto, dest.hop.source(), dest.address());
     Ok(())
 }
@@ -272,17 +293,17 @@ fn gue<F: Ip, P: Packet>(
     dest: &Dest,
 ) -> Result<(), Reason> {
     let head = gue_head::<F>(flow_hash(n), shell.port, inner.len);
-    let place: &mut [u8; 12] = p.at_mut(at).ok_or(Reason::Truncated)?;
+    let place: &mut [u8; 12] = p.header_mut(at)?;
     *place = head;
     if !shell.summed {
         return Ok(());
     }
     let pseudo = gue_pseudo(&dest.hop.source(), &dest.address(), inner.len);
     // Where the checksum will be, so that it is part of what is summed: the stack has no room to keep it.
-    let field: &mut [u8; 2] = p.at_mut(at + 6).ok_or(Reason::Truncated)?;
+    let field: &mut [u8; 2] = p.header_mut(at + 6)?;
     *field = checksum::fold(pseudo).to_ne_bytes();
     let sum = p.sum(at, inner.len).ok_or(Reason::Truncated)?;
-    let field: &mut [u8; 2] = p.at_mut(at + 6).ok_or(Reason::Truncated)?;
+    let field: &mut [u8; 2] = p.header_mut(at + 6)?;
     *field = nat::nonzero(!checksum::fold(sum)).to_ne_bytes();
     Ok(())
 }
@@ -318,16 +339,16 @@ pub(crate) fn flow_hash<F: Ip>(n: &Seen<F>) -> u32 {
 /// GRE version 0, with a checksum if asked.
 #[inline(always)]
 fn gre<F: Ip, P: Packet>(p: &mut P, at: u32, shell: &Shell, inner: &Inner) -> Result<(), Reason> {
-    let head: &mut [u8; 4] = p.at_mut(at).ok_or(Reason::Truncated)?;
+    let head: &mut [u8; 4] = p.header_mut(at)?;
     *head = gre_head::<F>(shell.summed);
     if !shell.summed {
         return Ok(());
     }
-    let field: &mut [u8; 4] = p.at_mut(at + 4).ok_or(Reason::Truncated)?;
+    let field: &mut [u8; 4] = p.header_mut(at + 4)?;
     *field = [0; 4];
     let sum = p.sum(at, inner.len).ok_or(Reason::Truncated)?;
     let check = (!checksum::fold(sum)).to_ne_bytes();
-    let field: &mut [u8; 2] = p.at_mut(at + 4).ok_or(Reason::Truncated)?;
+    let field: &mut [u8; 2] = p.header_mut(at + 4)?;
     *field = check;
     Ok(())
 }

@@ -137,7 +137,7 @@ impl Outgoing for SliceFrame {
     }
 
     fn put<T: Wire>(&mut self, off: u32, value: &T) -> Result<(), Reason> {
-        *self.at_mut(off).ok_or(Reason::Truncated)? = *value;
+        *self.header_mut(off)? = *value;
         Ok(())
     }
 

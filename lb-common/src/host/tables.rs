@@ -342,9 +342,10 @@ fn of_family<'a, F: Ip>(v4: Option<&'a Bucket4>, v6: Option<&'a Bucket6>) -> Opt
 }
 
 impl Filter for HostTables {
-    fn known_each<const N: usize>(&self, bits: [u32; N]) -> [bool; N] {
-        let known = |word: &Cell32, bit: u32| u32::from_le(word.load()) >> (bit & 31) & 1 != 0;
-        bits.map(|bit| self.filter.get((bit >> 5) as usize).is_some_and(|word| known(word, bit)))
+    fn known_each<const N: usize>(&self, bits: [u32; N]) -> u32 {
+        let known = |word: &Cell32, bit: u32| u32::from_le(word.load()) >> (bit & 31) & 1;
+        let each = bits.map(|bit| self.filter.get((bit >> 5) as usize).map_or(0, |word| known(word, bit)));
+        each.iter().rev().fold(0, |all, bit| all << 1 | bit)
     }
 }
 

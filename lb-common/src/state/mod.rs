@@ -52,6 +52,17 @@ pub fn next(proto: Proto, secure: bool, state: u8, direction: Direction, event: 
     }
 }
 
+/// Is the state after such a packet the same, whichever way it goes and whichever tables are in force? Of an open connection
+/// it nearly always is. (There may be more cases than are told.)
+#[inline(always)]
+pub fn rests(proto: Proto, state: u8, event: Event) -> bool {
+    match proto {
+        Proto::TCP => tcp::rests(state, event),
+        Proto::SCTP => sctp::rests(state, event),
+        _ => udp::rests(state),
+    }
+}
+
 /// The state after the packet that opens a connection: a transition from state 0, as any other, but for UDP. An ICMP error
 /// is no transition.
 #[inline(always)]
@@ -136,6 +147,29 @@ mod tests {
             assert_eq!(default_timeout(Proto::UDP, state), 300);
             assert!(!active(Proto::UDP, state));
         }
+    }
+
+    #[test]
+    fn at_rest_no_table_moves_a_state() {
+        let mut rest = 0;
+        for proto in [Proto::TCP, Proto::UDP, Proto::SCTP, Proto::IP] {
+            for (state, event) in
+                (0..=255).flat_map(|state| (0..=255).map(move |event| (state, Event(event))))
+            {
+                if !rests(proto, state, event) {
+                    continue;
+                }
+                rest += 1;
+                for direction in [Direction::Input, Direction::Output, Direction::InputOnly] {
+                    let ends = [false, true].map(|secure| next(proto, secure, state, direction, event));
+                    assert_eq!(ends, [state; 2], "{proto:?} {direction:?} {event:?}");
+                }
+            }
+        }
+        assert!(rest != 0);
+        assert!(rests(Proto::TCP, tcp::TcpState::Established as u8, tcp::event(tcp::flags::ACK)));
+        assert!(rests(Proto::SCTP, sctp::SctpState::Established as u8, sctp::event(sctp::chunk::DATA, None)));
+        assert!(rests(Proto::UDP, udp::CONFIRMED, Event::NONE));
     }
 
     #[test]

@@ -134,6 +134,12 @@ pub fn next(state: u8, direction: Direction, event: Event) -> u8 {
     column(ROWS[masked::<63>(row)], state)
 }
 
+/// See [`super::rests`]: an open connection's data, and what counts as such.
+#[inline(always)]
+pub const fn rests(state: u8, event: Event) -> bool {
+    state == SctpState::Established as u8 && event.0 == 0
+}
+
 /// Does a connection in this state count as active? Only an open one does.
 #[inline(always)]
 pub const fn active(state: u8) -> bool {

@@ -69,24 +69,42 @@ const NOTHING: Event = Event(4);
 /// The event of a segment. IPVS looks for RST first, then SYN (with or without ACK), FIN, ACK.
 #[inline(always)]
 pub const fn event(flags: u8) -> Event {
-    if flags & flags::RST != 0 {
-        RST
-    } else if flags & flags::SYN != 0 {
-        SYN
-    } else if flags & flags::FIN != 0 {
-        FIN
-    } else if flags & flags::ACK != 0 {
-        ACK
-    } else {
-        NOTHING
-    }
+    // The lowest three bits and ACK, which becomes the fourth.
+    let at = flags & 7 | flags >> 1 & 8;
+    Event(column(EVENTS, at))
 }
+
+/// The event for each set of the four flags that count.
+const EVENTS: u64 = {
+    let mut events = [NOTHING.0; 16];
+    let mut at = 1;
+    while at < 16 {
+        let set = at as u8 & 7 | if at & 8 != 0 { flags::ACK } else { 0 };
+        events[at] = if set & flags::RST != 0 {
+            RST.0
+        } else if set & flags::SYN != 0 {
+            SYN.0
+        } else if set & flags::FIN != 0 {
+            FIN.0
+        } else {
+            ACK.0
+        };
+        at += 1;
+    }
+    pack(&events)
+};
 
 /// The state after a segment.
 #[inline(always)]
 pub fn next(secure: bool, state: u8, direction: Direction, event: Event) -> u8 {
     let row = (secure as u32) << 5 | (direction as u32) << 3 | (event.0 & 7) as u32;
     column(ROWS[masked::<63>(row)], state)
+}
+
+/// See [`super::rests`]: a segment of an open connection that opens and closes nothing.
+#[inline(always)]
+pub const fn rests(state: u8, event: Event) -> bool {
+    state == TcpState::Established as u8 && event.0 == ACK.0
 }
 
 /// Does a connection in this state count as active?

@@ -24,3 +24,9 @@ pub fn next(state: u8, direction: Direction) -> u8 {
         _ => CONFIRMED,
     }
 }
+
+/// See [`super::rests`].
+#[inline(always)]
+pub const fn rests(state: u8) -> bool {
+    state == CONFIRMED
+}

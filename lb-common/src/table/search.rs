@@ -67,7 +67,9 @@ fn probe<F: Ip, T: Tables, const REPLY: bool>(t: &T, entry: &F::Entry, wanted: &
     if !same {
         return 0;
     }
-    let tag_word = entry.tag().load();
+    // What was compared is known: the protocol, and of a packet's connection that it is no template.
+    let known = if REPLY { flow.proto.0 as u32 } else { wanted.tag };
+    let tag_word = if T::SHORT_CUTS { known } else { entry.tag().load() };
     if in_time(t.settings(), tag_word, life, word, wanted.now) { word } else { 0 }
 }
 
