@@ -6,8 +6,10 @@ use lb_common::dest::Method;
 use lb_common::host::rules::{NewDest, NewService};
 use lb_common::reason::Reason;
 use lb_common::sched::Scheduler;
+use lb_common::state::udp;
 use lb_tests::case::{
-    Case, FAMILIES, Nic, Step, Way, client, dest, from_client, run_all, service, to_host, vip,
+    Case, FAMILIES, Live, Nic, Step, Way, client, dest, from_client, from_host, run_all, service, to_client,
+    to_host, vip,
 };
 use lb_tests::packets::tcp::{ACK, RST, SYN};
 use lb_tests::packets::{Frame, Packet};
@@ -21,6 +23,7 @@ lb_tests::tests!(
     a_template_runs_out,
     a_template_waits_for_its_connections,
     restarts_with_each_new_connection,
+    the_first_answer_assures,
 );
 
 fn two(family: Family) -> [NewDest; 2] {
@@ -157,5 +160,38 @@ fn restarts_with_each_new_connection() -> Result<()> {
         let all = arrives(all, frame(family, 1, 1000, 80, ACK), 11).step(Step::Wait(47));
         let all = syn(all, family, 1, 1001, 11).step(Step::Wait(97));
         syn(all.step(Step::Sweep), family, 1, 1002, 11).step(Step::Templates(1, 1))
+    }))
+}
+
+/// A template is ASSURED by the first answer to a datagram, however many of the client's there were before.
+fn the_first_answer_assures() -> Result<()> {
+    run_all(&FAMILIES.map(|family| {
+        let (here, there) = ((client(family, 1), 1000), (Nic::Back.host(family, 11), 8080));
+        let rules = service(family, Proto::UDP, 80, Scheduler::Rr).persistent(300);
+        let dests = [dest(Nic::Back, family, 11, 8080, Method::Nat)];
+        let mut all = Case::new(format!("assures {family:?}"), rules, &dests);
+        let table = |state| {
+            let template = Live {
+                client: (here.0, 0),
+                virtual_end: (vip(family), 80),
+                proto: Proto::UDP.0,
+                dest: 0,
+                state,
+                active: false,
+                template: true,
+            };
+            let connection =
+                Live { client: here, state: udp::CONFIRMED, template: false, ..template.clone() };
+            Step::Table(vec![connection, template])
+        };
+        let asked = Packet::udp(here, (vip(family), 80), b"q");
+        for _ in 0..2 {
+            let sent = Packet::udp(here, there, b"q").with(|p| p.ttl -= 1);
+            let sent = to_host(Nic::Back, 11, sent);
+            all = all.forwards(Nic::Front, Way::Redirect, &from_client(asked.clone()), sent);
+        }
+        let answer = from_host(Nic::Back, 11, Packet::udp(there, here, b"a"));
+        let answered = Packet::udp((vip(family), 80), here, b"a").with(|p| p.ttl -= 1);
+        all.step(table(0)).replies(Nic::Back, Way::Redirect, &answer, to_client(answered)).step(table(1))
     }))
 }

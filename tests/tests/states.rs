@@ -15,6 +15,7 @@ use lb_tests::packets::{Frame, Packet};
 lb_tests::tests!(
     nat_handshake_and_ends,
     client_alone,
+    a_server_that_passes_by,
     states_run_out,
     udp_counts_and_runs_out,
     a_deleted_dest_drops_and_comes_back,
@@ -146,6 +147,21 @@ fn client_alone() -> Result<()> {
     let cases: Vec<Case> =
         FAMILIES.into_iter().flat_map(|family| lives.map(|life| case(family, life))).collect();
     run_all(&cases)
+}
+
+/// The first packet of the server's that comes by, be it one that moves no state, ends the guessing: from then on the client's
+/// end alone does not end the connection.
+fn a_server_that_passes_by() -> Result<()> {
+    use Side::Client;
+    let method = Method::Route;
+    run_all(&FAMILIES.map(|family| {
+        let open: &[Row] = &[(Client, SYN, SR, 1, 0), (Client, ACK, ES, 1, 0)];
+        let case = rows(one("passes by", family, Proto::TCP, method), family, method, open);
+        let direct = Packet::tcp((vip(family), 80), (client(family, 7), 1025), ACK, b"");
+        let frame = from_host(Nic::Back, 11, direct).bytes();
+        let case = case.step(Step::Send(Nic::Back, frame, Expect::Passes(Reason::ReplyDirect)));
+        rows(case.step(Step::State(ES)), family, method, &[(Client, FIN | ACK, CW, 0, 1)])
+    }))
 }
 
 fn states_run_out() -> Result<()> {
