@@ -174,7 +174,10 @@ fn against_ipvs(options: &Options, guest: &Path) -> Result<()> {
     println!("{}; {}\n{}", counts.kernel, counts.check, ipvs::report::heading());
     counts.figures.iter().for_each(|figure| println!("{}", ipvs::report::line(figure)));
     let json = ipvs::report::json(&counts.figures);
-    write(&options.out, "ipvs", &json, |file| ipvs::plot::draw(&counts.figures, file))
+    write(&options.out, "ipvs", &json, |file| ipvs::plot::draw(&counts.figures, file))?;
+    let over = counts.figures.iter().filter(|figure| figure.is_over()).count();
+    ensure!(over == 0, "{over} figures are more than they may be");
+    Ok(())
 }
 
 fn write(folder: &Path, name: &str, json: &Value, draw: impl FnOnce(&Path) -> Result<()>) -> Result<()> {

@@ -23,6 +23,8 @@ pub struct Figure {
     pub case: String,
     /// How many times fewer instructions are aimed at.
     pub aim: f64,
+    /// How many there may be with our balancer, if that is said.
+    pub most: Option<f64>,
     /// With our balancer.
     pub ours: Cost,
     /// With kernel IPVS.
@@ -57,10 +59,15 @@ impl Figure {
         self.ipvs.own() / self.ours.own()
     }
 
+    /// Does ours have more than it may?
+    pub fn is_over(&self) -> bool {
+        self.most.is_some_and(|most| self.ours.own() > most)
+    }
+
     /// As a line for the host.
     pub fn line(&self) -> String {
-        let Self { case, aim, ours, ipvs, packets } = self;
-        json!({"case": case, "aim": aim, "ours": ours.json(), "ipvs": ipvs.json(), "packets": packets})
+        let Self { case, aim, most, ours, ipvs, packets } = self;
+        json!({"case": case, "aim": aim, "most": most, "ours": ours.json(), "ipvs": ipvs.json(), "packets": packets})
             .to_string()
     }
 
@@ -71,6 +78,7 @@ impl Figure {
             Some(Self {
                 case: value.get("case")?.as_str()?.to_owned(),
                 aim: value.get("aim")?.as_f64()?,
+                most: value.get("most")?.as_f64(),
                 ours: Cost::from(value.get("ours")?)?,
                 ipvs: Cost::from(value.get("ipvs")?)?,
                 packets: value.get("packets")?.as_u64()?,
@@ -87,7 +95,7 @@ pub(super) mod tests {
     pub fn example() -> Figure {
         let cost = |floor, raw| Cost { floor, raw, noise: 1.5 };
         let (ours, ipvs) = (cost(100.0, 350.0), cost(1000.0, 4000.0));
-        Figure { case: "v4 tcp dr 1024".to_owned(), aim: 12.0, ours, ipvs, packets: 9216 }
+        Figure { case: "v4 tcp dr 1024".to_owned(), aim: 12.0, most: Some(260.0), ours, ipvs, packets: 9216 }
     }
 
     #[test]
@@ -95,6 +103,10 @@ pub(super) mod tests {
         let figure = example();
         assert_eq!(Figure::parse(&figure.line())?, figure);
         assert!((figure.ratio() - 12.0).abs() < f64::EPSILON);
+        assert!(!figure.is_over() && Figure { most: Some(249.0), ..figure.clone() }.is_over());
+        let unbounded = Figure { most: None, ..figure };
+        assert_eq!(Figure::parse(&unbounded.line())?, unbounded);
+        assert!(!unbounded.is_over());
         assert!(Figure::parse(r#"{"case": "x"}"#).is_err());
         Ok(())
     }

@@ -28,7 +28,8 @@ pub fn run(filter: &str, quick: bool) -> Result<String> {
     for (case, ours) in cases.iter().zip(ours) {
         let ipvs = kernel::measure(case, effort).with_context(|| format!("kernel IPVS: {}", case.name()))?;
         let packets = u64::from(effort.rounds) * u64::from(effort.packets);
-        let figure = Figure { case: case.name(), aim: cases::aim(case), ours, ipvs, packets };
+        let figure =
+            Figure { case: case.name(), aim: cases::aim(case), most: cases::most(case), ours, ipvs, packets };
         writeln!(lines, "{}", figure.line())?;
     }
     Ok(lines)

@@ -1,7 +1,7 @@
 //! Our instructions for a packet and kernel IPVS's, side by side: `cargo xtask bench ipvs` (docs/performance.md). Both are
 //! counted in one virtual machine whose time-stamp counter counts instructions ([`crate::vm::Vm::counting`]).
 //!
-//! - [`cases`]: what is measured, and what is aimed at.
+//! - [`cases`]: what is measured, what is aimed at, and the most there may be.
 //! - [`counter`]: the clock, and the proof that it counts instructions.
 //! - [`ours`] and [`kernel`]: a case's cost with either balancer.
 //! - [`guest`]: the part inside the machine. [`host`]: the part outside.

@@ -22,13 +22,14 @@ pub fn heading() -> String {
 pub fn line(figure: &Figure) -> String {
     let Figure { case, aim, ours, ipvs, .. } = figure;
     format!(
-        "{case:<24} {:>7.0} {:>6.1} {:>8.0} {:>6.1} {:>7.1} {aim:>5.0}{}",
+        "{case:<24} {:>7.0} {:>6.1} {:>8.0} {:>6.1} {:>7.1} {aim:>5.0}{}{}",
         ours.own(),
         ours.noise,
         ipvs.own(),
         ipvs.noise,
         figure.ratio(),
         if figure.ratio() < *aim { "  missed" } else { "" },
+        figure.most.filter(|_| figure.is_over()).map_or_else(String::new, |most| format!("  over {most:.0}")),
     )
 }
 
@@ -45,6 +46,7 @@ fn row(figure: &Figure) -> Value {
         "ipvs": tenth(ipvs.own()),
         "ratio": tenth(figure.ratio()),
         "aim": figure.aim,
+        "most": figure.most,
         "packets": figure.packets,
         "noise": {"ours": tenth(ours.noise), "ipvs": tenth(ipvs.noise)},
         "subtracted": {"ours": taken(ours, SUBTRACTED[0]), "ipvs": taken(ipvs, SUBTRACTED[1])},
@@ -69,6 +71,7 @@ mod tests {
         let rows = json(&[example()]);
         assert_eq!((&rows[0]["ours"], &rows[0]["ipvs"]), (&json!(250.0), &json!(3000.0)));
         assert_eq!(rows[0]["subtracted"]["ipvs"]["instructions"], json!(1000.0));
-        assert!(!line(&example()).contains("missed"));
+        assert!(!line(&example()).contains("missed") && !line(&example()).contains("over"));
+        assert!(line(&Figure { most: Some(240.0), ..example() }).ends_with("  over 240"));
     }
 }
