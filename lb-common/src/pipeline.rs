@@ -1,9 +1,9 @@
 //! The pass over a packet, top to bottom. Read this first.
 //!
 //! ```text
-//! process ─ Arrival ─┬─ (ipv6) ─ receive ─┬─ of a connection: forward::request, forward::reply ─┬─ verdict
-//!                    │                    ├─ newcomer: lookup ─ pick ─ open ─ forward ──────────┤
-//!                    │                    └─────────────────────────────────────────────────────┴─ slow, fragments, upkeep, probe, ftp
+//! process ─ Arrival ─┬─ (ipv6) ─ see ─ receive ─┬─ of a connection: forward::request, forward::reply ─┬─ verdict
+//!                    │                          ├─ newcomer: lookup ─ pick ─ open ─ forward ──────────┤
+//!                    │                          └─────────────────────────────────────────────────────┴─ slow, fragments, upkeep, probe, ftp
 //!                    └─ not ours
 //! ```
 //!
